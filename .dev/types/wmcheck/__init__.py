@@ -1,0 +1,1 @@
+../../wmcheck/__init__.py

@@ -1,0 +1,98 @@
+"""Observed against nominal false positives on unwatermarked text, for every registered scheme.
+
+    python benchmarks/calibration.py --text DIR --windows 100000 --out benchmarks/results/calibration.md
+
+DIR holds ``*.jsonl.gz`` files with a ``text`` field. Texts are encoded with the bundled tokenizer and cut into windows of
+``--length`` ids at a stride of three quarters of it; every window meets a fresh tenant key. Prints, for each scheme and
+text, the share of windows with p <= alpha and its 95% Clopper-Pearson interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import beta
+
+from wmcheck.watermark import Document, Profile, SecretKey, load_tokenizer
+from wmcheck.watermark.bundled import DEFAULT_MODEL
+from wmcheck.watermark.detect import Candidate, Detector
+from wmcheck.watermark.scheme import SCHEMES
+
+LEVELS = (1e-2, 1e-3, 1e-4)
+
+
+def read_ids(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(file stem, ids) of every text."""
+    tokenizer = load_tokenizer(DEFAULT_MODEL)
+    for path in sorted(folder.glob("*.jsonl.gz")):
+        if path.name.startswith("tinystories"):
+            continue
+        with gzip.open(path, "rt", encoding="utf-8") as handle:
+            for line in handle:
+                text = json.loads(line)["text"]
+                pieces = [text[i : i + 200_000] for i in range(0, len(text), 200_000)]
+                yield path.name.split(".")[0], np.concatenate(tokenizer.encode(pieces))
+
+
+def cut(folder: Path, length: int) -> list[tuple[str, np.ndarray]]:
+    step = 3 * length // 4
+    return [(name, ids[i : i + length]) for name, ids in read_ids(folder) for i in range(0, len(ids) - length + 1, step)]
+
+
+def interval(hits: int, count: int) -> str:
+    low = beta.ppf(0.025, hits, count - hits + 1) if hits else 0.0
+    high = beta.ppf(0.975, hits + 1, count - hits) if hits < count else 1.0
+    return f"{hits / count:.2e} [{low:.1e}, {high:.1e}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--length", type=int, default=200)
+    parser.add_argument("--windows", type=int, default=100_000)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    root = SecretKey.new()
+    windows = cut(args.text, args.length)
+    rng = np.random.default_rng(0)
+    windows = [windows[i] for i in rng.permutation(len(windows))[: args.windows]]
+    names = sorted({name for name, _ in windows})
+    head = " | ".join(f"p <= {level:g}" for level in LEVELS)
+    lines = [
+        f"`python benchmarks/calibration.py --text DIR --length {args.length} --windows {len(windows)}`: a fresh key for each window.",
+        "", f"| scheme | text | windows | {head} | least log10 p |", "|---|---|---|" + "---|" * (len(LEVELS) + 1),
+    ]
+    for scheme in SCHEMES:
+        for parameters in SCHEMES[scheme].examples():
+            started = time.time()
+            profile = Profile.create(scheme, parameters)
+            log_p = np.empty(len(windows))
+            for place, (_, ids) in enumerate(windows):
+                detector = Detector([Candidate(profile, root.tenant(f"{scheme} {place}"))], corpus=False)
+                log_p[place] = detector.test([Document(ids)])[0].evidence.log_p[0]
+            owner = np.array([name for name, _ in windows])
+            shown = ", ".join(f"{name}={value}" for name, value in parameters.items())
+            for name in [*names, "all"]:
+                part = log_p if name == "all" else log_p[owner == name]
+                hits = [int((part <= math.log(level)).sum()) for level in LEVELS]
+                cells = " | ".join(interval(hit, len(part)) for hit in hits)
+                lines.append(f"| {scheme} {shown} | {name} | {len(part)} | {cells} | {part.min() / math.log(10):.2f} |")
+            print(f"{scheme} {shown}: {time.time() - started:.0f} s", lines[-1], file=sys.stderr, flush=True)
+    text = "\n".join(lines) + "\n"
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

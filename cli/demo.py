@@ -1,0 +1,74 @@
+"""``wmcheck demo``: the whole path on the bundled model, in a folder that can be looked at afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import click
+
+SCHEMES: dict[str, dict[str, Any]] = {
+    "redgreen": {"width": 2, "green": 64, "delta": 2.5}, "gumbel": {"width": 4}, "tournament": {"width": 4}
+}
+TENANTS = ("acct-17", "acct-91")
+SHORT = 8
+LENGTH = 200
+
+
+@click.command()
+@click.argument("folder", default="demo")
+def demo(folder: str) -> int:
+    """Make keys and profiles in FOLDER, generate text under two tenants and three schemes, and test it."""
+    home = Path(folder)
+    home.mkdir(parents=True, exist_ok=True)
+    with chdir(home):
+        _say("generating 200-token stories: 3 schemes x 2 tenants, ordinary text, and short texts")
+        _prepare()
+        _say("$ wmcheck suspect.jsonl")
+        code = _wmcheck("suspect.jsonl", "--quiet")
+        _say("\nThe same texts under a key that was never used:\n$ wmcheck suspect.jsonl --key file:other.wmk")
+        os.environ.pop("WMCHECK_KEY", None)
+        return code or _wmcheck("suspect.jsonl", "--quiet", "--key", "file:other.wmk")
+
+
+def _prepare() -> None:
+    from wmcheck.watermark.embed import STORY_PROMPTS, Sampling, embed_records, load_model
+    from wmcheck.watermark.key_sources import write_key_file
+    from wmcheck.watermark.keys import SecretKey
+    from wmcheck.watermark.profile import Profile
+
+    for name in ("lab.wmk", "other.wmk"):
+        Path(name).unlink(missing_ok=True)
+        write_key_file(SecretKey.new(), name)
+    key = SecretKey.load("file:lab.wmk")
+    language = load_model("bundled:stories2m")
+    tenants = [key.tenant(name) for name in TENANTS]
+    prompts, sampling = list(STORY_PROMPTS), Sampling(max_new_tokens=LENGTH, ignore_end=True)
+    records = []
+    for scheme, parameters in SCHEMES.items():
+        profile = Profile.create(scheme, parameters, tokenizer=language.tokenizer, entropy_bits=2.0, keys=(key,))
+        profile.save(f"{scheme}.profile.json")
+        made = list(embed_records(language, prompts[:2], sampling, profile=profile, keys=tenants))
+        for record, tenant in zip(made, tenants, strict=True):
+            records.append({**record, "id": f"{scheme}, {tenant.tenant_name}"})
+    ordinary = embed_records(language, prompts[2:6], sampling)
+    records += [{**record, "id": f"ordinary {place}"} for place, record in enumerate(ordinary, 1)]
+    records += [{**records[i], "tokens": records[i]["tokens"][:SHORT], "id": f"first {SHORT} ids of {records[i]['id']}"} for i in (0, 4)]
+    with open("suspect.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    profiles = ", ".join(f'"{scheme}.profile.json"' for scheme in SCHEMES)
+    names = ", ".join(f'"{name}"' for name in TENANTS)
+    Path("wmcheck.toml").write_text(f'profile = [{profiles}]\nkey = "file:lab.wmk"\ntenant = [{names}]\n', "utf-8")
+
+
+def _wmcheck(*args: str) -> int:
+    from wmcheck.cli.main import run
+
+    return run(list(args))
+
+
+def _say(text: str) -> None:
+    click.echo(text)

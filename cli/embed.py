@@ -1,0 +1,86 @@
+"""``wmcheck embed``: generate watermarked text with the bundled model or any ``transformers`` causal model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from wmcheck.cli.options import key_option, profile_option, tenant_options
+
+
+@click.command()
+@click.argument("prompts_file", required=False, metavar="[PROMPTS]")
+@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt (repeatable).")
+@profile_option(multiple=False)
+@key_option(multiple=False)
+@tenant_options(multiple=False)
+@click.option("--model", default="bundled:stories2m", show_default=True, envvar="WMCHECK_MODEL", metavar="NAME",
+              help="bundled:stories2m, a model folder or a hub name.")
+@click.option("--no-watermark", is_flag=True, help="Ordinary text, for comparison.")
+@click.option("-n", "--count", type=click.IntRange(min=1), default=1, show_default=True, help="Texts a prompt.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=200, show_default=True)
+@click.option("--temperature", type=click.FloatRange(min=0.0, min_open=True), default=1.0, show_default=True)
+@click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True, help="0 is off.")
+@click.option("--top-p", type=click.FloatRange(0.0, 1.0, min_open=True), default=1.0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the ordinary randomness.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("-o", "--output", metavar="FILE", help="JSON lines; complete or not at all.")
+def embed(prompts_file: str | None, prompts: tuple[str, ...], **options: Any) -> None:
+    """Generate text that carries the watermark of a profile under a tenant's key.
+
+    PROMPTS is any file that 'wmcheck check' reads (one prompt a record); without prompts, story openings are used.
+    Writes one JSON line a text, with its token ids.
+    """
+    from wmcheck.watermark.core.errors import ConfigError
+    from wmcheck.watermark.core.writers import atomic_output
+
+    profile, key = _watermark(options)
+    found = list(prompts) + (_read_prompts(prompts_file) if prompts_file else [])
+    with atomic_output(options["output"]) as out:
+        from wmcheck.watermark.embed import STORY_PROMPTS, Sampling, embed_records, load_model
+
+        if not found and options["model"] != "bundled:stories2m":
+            raise ConfigError("no prompts", where="PROMPTS", expected="a file of prompts or --prompt TEXT")
+        jobs = [prompt for prompt in found or STORY_PROMPTS for _ in range(options["count"])]
+        sampling = Sampling(
+            options["max_new_tokens"], options["temperature"], options["top_k"], options["top_p"], options["seed"]
+        )
+        records = embed_records(
+            load_model(options["model"]), jobs, sampling, profile=profile, keys=[key] * len(jobs),
+            batch_size=options["batch_size"],
+        )
+        hidden = not sys.stderr.isatty()
+        with click.progressbar(records, length=len(jobs), label="embedding", file=sys.stderr, hidden=hidden) as bar:
+            for record in bar:
+                out.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _watermark(options: dict[str, Any]) -> tuple[Any, Any]:
+    from wmcheck.watermark.core.errors import ConfigError
+    from wmcheck.cli.options import load_keys
+    from wmcheck.watermark.keys import as_tenant
+    from wmcheck.watermark.profile import Profile
+
+    if options["no_watermark"]:
+        return None, None
+    if not options["profile"]:
+        raise ConfigError(
+            "no profile", where="--profile", hint="make one with 'wmcheck profile new', or say --no-watermark"
+        )
+    key = load_keys([options["key"]] if options["key"] else [])[0]
+    return Profile.load(options["profile"]), as_tenant(key, options["tenant"] or "", options["epoch"] or "")
+
+
+def _read_prompts(path: str) -> list[str]:
+    from wmcheck.watermark.core.errors import RecordError
+    from wmcheck.watermark.core.readers import read_records
+
+    found = []
+    for record in read_records(path, input_format="lines" if path.endswith(".txt") else None):
+        if isinstance(record, RecordError):
+            raise record
+        found.append(record.text or "")
+    return found

@@ -1,0 +1,85 @@
+"""Results as table, Markdown, CSV, JSON and JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from wmcheck.watermark.core.results import Detection, Verdict
+from wmcheck.watermark.core.writers import render_markdown, render_table, write_csv
+from wmcheck.watermark.screen import Screened
+
+SCHEMA = "wmcheck.check/1"
+COLUMNS = ("record", "verdict", "log10 p", "corrected", "n", "scheme", "key id", "tenant", "tokens", "null")
+FORMATS = ("table", "json", "jsonl", "csv", "md")
+
+
+def cells(name: str, verdict: Verdict, test: Detection) -> dict[str, str]:
+    """One row of the table."""
+    adjusted = test.log10_p if test.log10_p_adjusted is None else test.log10_p_adjusted
+    return {
+        "record": name, "verdict": str(verdict), "log10 p": f"{test.log10_p:.2f}", "corrected": f"{adjusted:.2f}",
+        "n": str(test.n_scored), "scheme": test.scheme, "key id": test.key_id, "tenant": test.tenant or "-",
+        "tokens": test.tokens, "null": test.null,
+    }
+
+
+def summary(screened: Sequence[Screened], corpus: Sequence[Detection], alpha: float, skipped: int) -> dict[str, Any]:
+    """Counts of the run."""
+    verdicts = [one.verdict(alpha) for one in screened]
+    counts = {str(answer): verdicts.count(answer) for answer in Verdict}
+    family = next((test.correction for one in screened for test in one.tests), "none")
+    held = [test for test in corpus if test.verdict(alpha) is Verdict.DETECTED]
+    return {"records": len(screened), "skipped": skipped, **counts, "corpus_detected": len(held), "correction": family}
+
+
+def write_rows(
+    layout: str, out: TextIO, screened: Sequence[Screened], corpus: Sequence[Detection], alpha: float, skipped: int
+) -> None:
+    """Table, Markdown or CSV: a row a record with its smallest p-value, then the corpus rows."""
+    rows = [cells(one.record, one.verdict(alpha), one.best()) for one in screened]
+    rows += [cells("(corpus)", test.verdict(alpha), test) for test in corpus]
+    if layout == "csv":
+        write_csv(rows, COLUMNS, out)
+        return
+    out.write((render_markdown if layout == "md" else render_table)(rows, COLUMNS))
+    counts = summary(screened, corpus, alpha, skipped)
+    out.write(
+        f"\nalpha {alpha:g}, family-wise, {counts['correction']}. {counts['records']} records: {counts['DETECTED']} DETECTED, "
+        f"{counts['NOT_DETECTED']} NOT_DETECTED, {counts['INSUFFICIENT']} INSUFFICIENT; {skipped} skipped.\n"
+    )
+    tests = [test for one in screened for test in one.tests]
+    if tests:
+        out.write("p-values hold if " + "; ".join(tests[0].assumptions) + ".\n")
+
+
+def write_json(
+    out: TextIO, screened: Sequence[Screened], corpus: Sequence[Detection], alpha: float, skipped: int, *,
+    configuration: Mapping[str, Any], complete: bool,
+) -> None:
+    """One JSON document under schema ``wmcheck.check/1``."""
+    data = {
+        "schema": SCHEMA, "complete": complete, "alpha": alpha, "summary": summary(screened, corpus, alpha, skipped),
+        "configuration": dict(configuration), "records": [record_object(one, alpha) for one in screened],
+        "corpus": [test.to_dict(alpha) for test in corpus],
+    }
+    json.dump(data, out, indent=1, ensure_ascii=False)
+    out.write("\n")
+
+
+def record_object(one: Screened, alpha: float | None) -> dict[str, Any]:
+    """A record with all its tests; without alpha it has no verdict yet."""
+    best = one.best()
+    found: dict[str, Any] = {"record": one.record, "where": one.where}
+    if alpha is not None:
+        found["verdict"] = str(one.verdict(alpha))
+    return {
+        **found, "log10_p": best.log10_p, "n_scored": best.n_scored, "scheme": best.scheme, "key_id": best.key_id,
+        "tenant": best.tenant, "tests": [test.to_dict(alpha) for test in one.tests],
+    }
+
+
+def line(kind: str, data: Mapping[str, Any]) -> str:
+    """One line of the JSON-lines format; ``kind`` is record, verdict, corpus or summary."""
+    return json.dumps({"type": kind, **data}, ensure_ascii=False) + "\n"

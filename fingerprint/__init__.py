@@ -1,0 +1,1 @@
+"""Behavioural fingerprints: compare a suspect model with a named teacher against a cohort."""

@@ -1,0 +1,168 @@
+"""Detection on ids: what is scored, pooling, multiplicity, results."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from wmcheck.watermark import Candidate, Detector, Document, Profile, SecretKey, Verdict, correct, detect_ids
+from wmcheck.watermark.core.errors import InputError, KeyFileError
+from wmcheck.watermark.detect import scan_keys
+from wmcheck.watermark.scheme import SCHEMES
+
+KEY = SecretKey(bytes((91 * i * i + 7 * i + 3) % 256 for i in range(32)))
+GUMBEL = Profile.create("gumbel", {"width": 2}, entropy_bits=3.0)
+
+
+def marked(profile, key, length, vocabulary=64, seed=0, prompt=()):
+    """Ids whose every token is, among 8 candidates, the one with the best score: a strong watermark of any scheme."""
+    rng, scheme = np.random.default_rng(seed), profile.scheme
+    ids = list(prompt) or rng.integers(0, vocabulary, scheme.width or 1).tolist()
+    prf = Candidate.of(profile, key).prf
+    while len(ids) < length:
+        window = np.array(ids[len(ids) - scheme.width :], np.uint32)[None].repeat(8, 0)
+        choices = rng.permutation(vocabulary)[:8]
+        scores = scheme.null().reduce(scheme.score(window, choices, prf))
+        ids.append(int(choices[scores.argmax()]))
+    return ids
+
+
+@pytest.mark.parametrize("name", list(SCHEMES))
+def test_marked_is_detected_and_the_wrong_key_is_not(name):
+    profile = Profile.create(name, entropy_bits=3.0)
+    ids = marked(profile, KEY.tenant("a"), 200, vocabulary=5000)
+    assert detect_ids(ids, profile, KEY.tenant("a")).verdict(1e-6) is Verdict.DETECTED
+    assert detect_ids(ids, profile, KEY.tenant("b")).verdict(1e-6) is Verdict.NOT_DETECTED
+    assert detect_ids(ids, profile, KEY.tenant("a", "next")).verdict(1e-6) is Verdict.NOT_DETECTED
+
+
+def test_short_text_is_insufficient_not_negative():
+    assert detect_ids([], GUMBEL, KEY).verdict(0.01) is Verdict.INSUFFICIENT
+    assert detect_ids([1, 2], GUMBEL, KEY).verdict(0.01) is Verdict.INSUFFICIENT
+    assert detect_ids(list(range(8)), GUMBEL, KEY).verdict(1e-6) is Verdict.INSUFFICIENT
+    assert detect_ids(list(range(200)), GUMBEL, KEY).verdict(1e-6) is Verdict.NOT_DETECTED
+
+
+def test_insufficient_follows_power_not_a_length():
+    low, high = (Profile.create("gumbel", {"width": 2}, entropy_bits=bits) for bits in (0.2, 6.0))
+    ids = list(range(60))
+    assert detect_ids(ids, low, KEY).verdict(1e-4) is Verdict.INSUFFICIENT
+    assert detect_ids(ids, high, KEY).verdict(1e-4) is Verdict.NOT_DETECTED
+
+
+def test_repeats_are_scored_once():
+    ids = marked(GUMBEL, KEY, 60, vocabulary=5000)
+    once, often = detect_ids(ids, GUMBEL, KEY), detect_ids(ids * 40, GUMBEL, KEY)
+    assert once.n_scored == 58
+    assert often.n_scored <= 60
+    assert often.n_repeated == 60 * 40 - 2 - often.n_scored
+    assert often.log10_p > once.log10_p - 1
+
+
+def test_prompt_is_context_and_never_scored():
+    prompt = list(range(100, 140))
+    ids = marked(GUMBEL, KEY, 140, prompt=prompt)
+    known = detect_ids(ids, GUMBEL, KEY, prompt_length=40)
+    unknown = detect_ids(ids[40:], GUMBEL, KEY)
+    assert known.n_scored == 100 - known.n_repeated
+    assert known.n_scored == unknown.n_scored + 2
+    assert known.log10_p < -20
+    assert detect_ids(prompt, GUMBEL, KEY, prompt_length=40).n_scored == 0
+
+
+def test_special_tokens_are_dropped_with_their_windows():
+    profile = Profile.create("gumbel", {"width": 2}, special_ids=(7,))
+    result = detect_ids([1, 2, 3, 7, 4, 5, 6, 8], profile, KEY)
+    # Scored: 3 (after 1 2), 6 (after 4 5), 8 (after 5 6); not 7, nor 4 and 5, whose windows hold it.
+    assert (result.n_scored, result.n_excluded) == (3, 5)
+
+
+def test_batch_equals_one_by_one_and_many_keys_equal_single_tests():
+    rng = np.random.default_rng(1)
+    documents = [Document(rng.integers(0, 30, size), min(size, 3)) for size in (0, 1, 3, 50, 200, 7)]
+    for name in SCHEMES:
+        for parameters in SCHEMES[name].examples():
+            profile = Profile.create(name, parameters, special_ids=(4,))
+            detector = Detector([Candidate.of(profile, KEY, "x"), Candidate.of(profile, KEY, "y")])
+            tested = detector.test(documents)
+            for i, document in enumerate(documents):
+                for j, tenant in enumerate("xy"):
+                    single = detect_ids(document.ids, profile, KEY.tenant(tenant), prompt_length=document.prompt_length)
+                    batched = detector.detections(tested, i)[j]
+                    assert (batched.total, batched.n_scored, batched.n_repeated, batched.n_excluded, batched.log10_p) == (
+                        single.total, single.n_scored, single.n_repeated, single.n_excluded, single.log10_p
+                    )
+                    keys = scan_keys(document, profile, [KEY.tenant("x"), KEY.tenant("y")])
+                    assert keys.log_p[j] / math.log(10) == pytest.approx(single.log10_p, abs=1e-12)
+
+
+def test_corpus_scores_each_distinct_item_once():
+    ids = np.array(marked(GUMBEL, KEY, 100, vocabulary=5000))
+    other = np.random.default_rng(2).integers(0, 5000, 100)
+    detector = Detector([Candidate.of(GUMBEL, KEY)])
+    detector.test([Document(ids), Document(other), Document(ids)])
+    detector.test([Document(ids), Document(other)])
+    pooled = detector.corpus()[0]
+    both = detect_ids(np.concatenate([ids, other]), GUMBEL, KEY)
+    assert pooled.n_scored == 196
+    # The joined text has two more windows, across the seam.
+    assert both.n_scored == 198
+    assert pooled.n_repeated == 98 * 3
+
+
+def test_holm_over_the_family():
+    results = [detect_ids(marked(GUMBEL, KEY, 40, seed=seed), GUMBEL, KEY) for seed in range(3)]
+    results.append(detect_ids(list(range(60)), GUMBEL, KEY))
+    fixed = correct(results)
+    order = np.argsort([result.log10_p for result in results])
+    assert fixed[order[0]].log10_p_adjusted == pytest.approx(results[order[0]].log10_p + math.log10(4))
+    assert all(result.correction == "Holm over 4 tests" and result.family == 4 for result in fixed)
+    wide = correct(results, family=1000)
+    assert wide[order[0]].log10_p_adjusted == pytest.approx(results[order[0]].log10_p + 3)
+    assert correct([]) == []
+
+
+def test_result_is_not_a_boolean_nor_iterable_and_serialises():
+    result = detect_ids(list(range(50)), GUMBEL, KEY)
+    with pytest.raises(TypeError, match="no truth value"):
+        bool(result)
+    with pytest.raises(TypeError):
+        iter(result)
+    with pytest.raises(AttributeError):
+        result.log10_p = 0.0
+    with pytest.raises(ValueError, match="alpha"):
+        result.verdict(0)
+    data = json.loads(json.dumps(result.to_dict(1e-3)))
+    assert data["schema"] == "wmcheck.detection/1"
+    assert data["key_id"] == KEY.tenant().id
+    assert data["verdict"] == "NOT_DETECTED"
+    assert "verdict" not in result.to_dict()
+    assert len(data["assumptions"]) == 3
+
+
+def test_commitments_are_compared():
+    profile = Profile.create("gumbel", keys=(KEY,))
+    assert Candidate.of(profile, KEY, "a").committed is True
+    assert Candidate.of(profile, SecretKey.new(), "a").committed is False
+    assert Candidate.of(GUMBEL, KEY).committed is None
+
+
+@pytest.mark.parametrize("ids", [[1, -1, 3], [1, 2**31, 3]])
+def test_ids_out_of_range_are_refused(ids):
+    with pytest.raises(InputError, match="token id out of range"):
+        detect_ids(ids, GUMBEL, KEY)
+
+
+def test_impossible_prompt_length_is_refused():
+    with pytest.raises(InputError, match="prompt length"):
+        detect_ids([1, 2, 3], GUMBEL, KEY, prompt_length=4)
+
+
+def test_a_tenant_key_serves_its_tenant_alone():
+    tenant = KEY.tenant("a")
+    assert Candidate.of(GUMBEL, tenant).key == tenant
+    with pytest.raises(KeyFileError, match="holds that tenant alone"):
+        Candidate.of(GUMBEL, tenant, "b")

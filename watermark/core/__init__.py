@@ -1,0 +1,1 @@
+"""Records, readers, results, nulls and multiplicity: standard library, numpy and scipy only."""

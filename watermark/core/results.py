@@ -1,0 +1,104 @@
+"""Results: what was tested, what came out, under which assumptions. No truth value, no verdict without an alpha."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, NoReturn
+
+SCHEMA = "wmcheck.detection/1"
+LOG10 = math.log(10.0)
+
+INDEPENDENCE = "the text was made without knowledge of the key"
+PRF_ASSUMPTION = "AES-128 under HKDF-SHA256 subkeys is a pseudorandom function"
+DISTINCT = "each distinct (effective seed, token) is scored once; the choice of items depends on the text alone"
+
+
+class Verdict(StrEnum):
+    """The three answers at a given alpha; INSUFFICIENT means that a watermark could not have been seen."""
+
+    DETECTED = "DETECTED"
+    NOT_DETECTED = "NOT_DETECTED"
+    INSUFFICIENT = "INSUFFICIENT"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detection:
+    """One test of one document (or corpus) under one scheme and key.
+
+    Attributes:
+        document: the record's id, or ``"corpus"``.
+        where: file and line.
+        profile: the profile's name; ``scheme`` and ``statistic`` are registry names.
+        total: value of the statistic.
+        n_scored: items scored; ``n_repeated`` were left out as repeats, ``n_excluded`` as prompt, special or first ids.
+        log10_p: log10 of the p-value before correction for multiplicity; exact or a proven upper bound.
+        log10_p_adjusted: after correction over the ``family`` of tests; None before it is known.
+        log10_e: log10 of an e-value, where the statistic has one.
+        log10_p_expected: log10 p that watermarked text of this length would reach on average (planning figure).
+        null: law of the statistic under the null hypothesis; ``assumptions`` are what it rests on.
+        key_id: public id of the key, with its ``key_commitment``, ``tenant`` and ``epoch``.
+        key_committed: whether the profile publishes this key's commitment; None if it publishes none.
+        tokens: ``recorded`` ids or ``re-encoded`` text.
+        correction: the correction over ``family`` tests; ``none`` before it is known.
+    """
+
+    document: str
+    where: str
+    profile: str
+    scheme: str
+    statistic: str
+    total: float
+    n_scored: int
+    n_repeated: int
+    n_excluded: int
+    log10_p: float
+    log10_p_adjusted: float | None = None
+    log10_e: float | None = None
+    log10_p_expected: float
+    null: str
+    assumptions: tuple[str, ...] = field(default=(INDEPENDENCE, PRF_ASSUMPTION, DISTINCT))
+    key_id: str
+    key_commitment: str
+    key_committed: bool | None = None
+    tenant: str
+    epoch: str
+    tokens: str
+    correction: str = "none"
+    family: int = 1
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a result has no truth value; ask for .verdict(alpha)")
+
+    def adjusted(self, log10_p: float, correction: str, family: int) -> Detection:
+        """This result with its corrected p-value."""
+        return replace(self, log10_p_adjusted=log10_p, correction=correction, family=family)
+
+    def verdict(self, alpha: float) -> Verdict:
+        """The answer at family-wise error ``alpha``.
+
+        DETECTED if the corrected p-value is at most ``alpha``. Otherwise INSUFFICIENT if watermarked text of this length
+        would, on average, not have reached ``alpha`` after correction either, else NOT_DETECTED.
+        """
+        if not 0.0 < alpha < 1.0:
+            raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+        bar = math.log10(alpha)
+        if (self.log10_p if self.log10_p_adjusted is None else self.log10_p_adjusted) <= bar:
+            return Verdict.DETECTED
+        if self.n_scored == 0 or self.log10_p_expected > bar - math.log10(self.family):
+            return Verdict.INSUFFICIENT
+        return Verdict.NOT_DETECTED
+
+    def to_dict(self, alpha: float | None = None) -> dict[str, Any]:
+        """A JSON object under schema ``wmcheck.detection/1``; with ``alpha`` it carries a verdict."""
+        data: dict[str, Any] = {"schema": SCHEMA}
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            data[name] = list(value) if isinstance(value, tuple) else value
+            if isinstance(value, float) and not math.isfinite(value):
+                data[name] = None if math.isnan(value) else ("-inf" if value < 0 else "inf")
+        if alpha is not None:
+            data["alpha"] = alpha
+            data["verdict"] = str(self.verdict(alpha))
+        return data

@@ -1,0 +1,291 @@
+"""Detection: documents of token ids -> windows -> freshness -> scores -> statistic -> results.
+
+:class:`Detector` runs one pipeline for every candidate (profile and key) and keeps, beside each document's own test, a
+corpus test over the items that are distinct across all documents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wmcheck.watermark.core.errors import InputError
+from wmcheck.watermark.core.multiplicity import holm
+from wmcheck.watermark.core.results import LOG10, Detection
+from wmcheck.watermark.core.statistics import STATISTICS, Evidence, Statistic
+from wmcheck.watermark.keys import SecretKey, TenantKey, as_tenant
+from wmcheck.watermark.prf import I64, MAX_TOKEN_ID, PrfKey
+from wmcheck.watermark.profile import Profile
+from wmcheck.watermark.seen import SeenSet
+from wmcheck.watermark.windows import Document, Items, first_occurrences, in_document, make_items
+
+CORPUS = "corpus"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One hypothesis: this profile under this tenant's key.
+
+    Attributes:
+        profile: the watermark contract.
+        key: the tenant's key.
+        committed: whether the profile publishes this key's commitment; None if it publishes none.
+    """
+
+    profile: Profile
+    key: TenantKey
+    committed: bool | None = None
+
+    @classmethod
+    def of(cls, profile: Profile, key: SecretKey | TenantKey, tenant: str = "", epoch: str = "") -> Candidate:
+        """The candidate for a tenant of ``key``."""
+        tenant_key = as_tenant(key, tenant, epoch)
+        return cls(profile, tenant_key, profile.commits_to(tenant_key, key))
+
+    @cached_property
+    def prf(self) -> PrfKey:
+        return PrfKey.derive(self.key, self.profile.scheme.label())
+
+    @property
+    def selection(self) -> tuple[object, ...]:
+        """What decides the choice of scored items, apart from the key."""
+        scheme = self.profile.scheme
+        return (scheme.width, scheme.window_rule, scheme.key_free_selection, self.profile.special_ids)
+
+
+@dataclass(slots=True)
+class _Pool:
+    """The corpus test of one candidate: running total over globally distinct items."""
+
+    seen: SeenSet
+    total: float = 0.0
+    n: int = 0
+    n_repeated: int = 0
+    n_excluded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """Evidence of one candidate in each document of a batch; ``repeated`` and ``excluded`` are i64[documents]."""
+
+    evidence: Evidence
+    repeated: I64
+    excluded: I64
+
+
+class Detector:
+    """Exact tests of documents under candidates.
+
+    Args:
+        candidates: the hypotheses; every one multiplies the family that :func:`correct` accounts for.
+        statistic: registry name of the statistic.
+        corpus: keep the corpus test.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate], *, statistic: str = "sum", corpus: bool = True) -> None:
+        self.candidates = tuple(candidates)
+        self.statistic: Statistic = STATISTICS[statistic]()
+        shared: dict[tuple[object, ...], SeenSet] = {}
+        self._pools: list[_Pool] = []
+        self._keep_corpus = corpus
+        for candidate in self.candidates:
+            # Without a key in the selection, candidates with the same windows see the same items as new.
+            group = candidate.selection if candidate.profile.scheme.key_free_selection else (id(candidate),)
+            self._pools.append(_Pool(shared.setdefault(group, SeenSet())))
+
+    def test(self, documents: Sequence[Document]) -> list[Tested]:
+        """Test a batch of documents under every candidate and add it to the corpus.
+
+        Raises:
+            InputError: a document with ids that are no token ids.
+        """
+        for document in documents:
+            _check_ids(document)
+        batches: dict[tuple[object, ...], _Batch] = {}
+        results = []
+        for candidate, pool in zip(self.candidates, self._pools, strict=True):
+            batch = batches.get(candidate.selection)
+            if batch is None:
+                batch = batches[candidate.selection] = _Batch(documents, candidate.profile)
+            results.append(self._test_one(candidate, batch, pool))
+        return results
+
+    def _test_one(self, candidate: Candidate, batch: _Batch, pool: _Pool) -> Tested:
+        scheme, items, null = candidate.profile.scheme, batch.items, candidate.profile.scheme.null()
+        kept = batch.select(candidate)
+        whole = len(kept) == len(items.tokens)
+        windows = items.windows if whole else items.windows[kept]
+        tokens, owner = (items.tokens, items.document) if whole else (items.tokens[kept], items.document[kept])
+        scores = null.reduce(scheme.score(windows, tokens, candidate.prf))
+        evidence = self.statistic.evaluate(scores, owner, items.documents, null)
+        repeated = items.repeated + np.bincount(items.document, minlength=items.documents) - evidence.n
+        if self._keep_corpus:
+            fresh = batch.new_to(pool.seen, candidate, kept)
+            pool.total += float(scores[fresh].sum())
+            pool.n += int(fresh.sum())
+            pool.n_repeated += int(repeated.sum() + len(fresh) - fresh.sum())
+            pool.n_excluded += int(items.excluded.sum())
+        return Tested(evidence, repeated, items.excluded)
+
+    def detections(
+        self, tested: Sequence[Tested], index: int, *, document: str = "", where: str = "", tokens: str = "recorded"
+    ) -> list[Detection]:
+        """Results of document ``index`` of a tested batch, one a candidate."""
+        found = []
+        for candidate, one in zip(self.candidates, tested, strict=True):
+            total, n = float(one.evidence.totals[index]), int(one.evidence.n[index])
+            log_p = float(one.evidence.log_p[index])
+            found.append(
+                self._detection(
+                    candidate, document, where, tokens, total, n, log_p, int(one.repeated[index]), int(one.excluded[index])
+                )
+            )
+        return found
+
+    def corpus(self, where: str = "", tokens: str = "recorded") -> list[Detection]:
+        """The corpus test so far, one result a candidate: each distinct item of all documents scored once."""
+        found = []
+        for candidate, pool in zip(self.candidates, self._pools, strict=True):
+            owner = np.zeros(1, np.int64)
+            log_p = candidate.profile.scheme.null().log_sf(np.array([pool.total]), owner + pool.n)
+            found.append(
+                self._detection(
+                    candidate, CORPUS, where, tokens, pool.total, pool.n, float(log_p[0]), pool.n_repeated, pool.n_excluded
+                )
+            )
+        return found
+
+    def _detection(
+        self, candidate: Candidate, document: str, where: str, tokens: str, total: float, n: int, log_p: float,
+        repeated: int, excluded: int,
+    ) -> Detection:
+        profile, key = candidate.profile, candidate.key
+        return Detection(
+            document=document, where=where, profile=profile.name, scheme=profile.scheme_name, statistic=self.statistic.name,
+            total=total, n_scored=n, n_repeated=repeated, n_excluded=excluded, log10_p=log_p / LOG10,
+            log10_p_expected=_expected(profile, n), null=profile.scheme.null().describe(n), key_id=key.id,
+            key_commitment=key.commitment, key_committed=candidate.committed, tenant=key.tenant_name, epoch=key.epoch,
+            tokens=tokens,
+        )
+
+
+@dataclass(slots=True)
+class _Batch:
+    """The items of a batch under one selection rule; the key-free part is done once for all keys."""
+
+    documents: Sequence[Document]
+    profile: Profile
+    items: Items = field(init=False)
+    _kept: I64 | None = None
+    _codes: NDArray[np.uint64] | None = None
+    _fresh: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        scheme = self.profile.scheme
+        special = np.asarray(self.profile.special_ids, np.int64)
+        self.items = make_items(self.documents, scheme.width, special, window_rule=scheme.window_rule)
+
+    def _code(self, candidate: Candidate) -> NDArray[np.uint64]:
+        scheme = candidate.profile.scheme
+        if not scheme.key_free_selection:
+            return scheme.codes(self.items.windows, self.items.tokens, candidate.prf)
+        if self._codes is None:
+            self._codes = scheme.codes(self.items.windows, self.items.tokens, candidate.prf)
+        return self._codes
+
+    def select(self, candidate: Candidate) -> I64:
+        """Indices of the items to score: the first of each (document, effective seed, token)."""
+        scheme = candidate.profile.scheme
+        if scheme.key_free_selection:
+            if self._kept is None:
+                # Distinct windows are distinct pairs already.
+                done = scheme.window_rule
+                self._kept = np.arange(len(self.items.tokens)) if done else self._first(self._code(candidate))
+            return self._kept
+        return self._first(self._code(candidate))
+
+    def _first(self, codes: NDArray[np.uint64]) -> I64:
+        return first_occurrences(in_document(codes, self.items.document))
+
+    def new_to(self, seen: SeenSet, candidate: Candidate, kept: I64) -> NDArray[np.bool_]:
+        """Which kept items no document before them had, asked once for all candidates that share ``seen``."""
+        if id(seen) not in self._fresh:
+            self._fresh[id(seen)] = seen.add(self._code(candidate)[kept])
+        return self._fresh[id(seen)]
+
+
+def detect_ids(
+    ids: Sequence[int] | I64, profile: Profile, key: SecretKey | TenantKey, *, prompt_length: int = 0,
+    statistic: str = "sum",
+) -> Detection:
+    """Test one text, given as token ids, for the watermark of ``profile`` under ``key``.
+
+    Args:
+        ids: token ids of prompt and output, or of the output alone.
+        profile: the watermark contract.
+        key: a tenant's key, or a root key (its tenant ``""`` is tested).
+        prompt_length: how many of ``ids`` are the prompt; they are context and are never scored.
+        statistic: registry name.
+
+    Returns:
+        The result; ``.verdict(alpha)`` answers at a given error rate. Correct several results with :func:`correct`.
+    """
+    detector = Detector([Candidate.of(profile, key)], statistic=statistic, corpus=False)
+    tested = detector.test([Document(np.asarray(ids, np.int64), prompt_length)])
+    return detector.detections(tested, 0)[0]
+
+
+def correct(results: Sequence[Detection], *, family: int | None = None) -> list[Detection]:
+    """Holm's correction over all results; valid under any dependence between them.
+
+    Args:
+        results: the tests of one run: documents, corpus, keys and schemes.
+        family: size of the family if larger than ``results``.
+    """
+    size = max(len(results), family or 0)
+    if not results:
+        return []
+    adjusted = holm(np.array([result.log10_p for result in results]) * LOG10, family=size) / LOG10
+    label = f"Holm over {size} test{'s' if size != 1 else ''}"
+    return [result.adjusted(float(value), label, size) for result, value in zip(results, adjusted, strict=True)]
+
+
+def scan_keys(document: Document, profile: Profile, keys: Sequence[TenantKey]) -> Evidence:
+    """Test one document under many keys of one profile; ``Evidence`` has one entry a key, uncorrected."""
+    _check_ids(document)
+    scheme, null = profile.scheme, profile.scheme.null()
+    totals, counts = np.zeros(len(keys)), np.zeros(len(keys), np.int64)
+    batch = _Batch([document], profile)
+    items = batch.items
+    for place, key in enumerate(keys):
+        candidate = Candidate(profile, key)
+        kept = batch.select(candidate)
+        whole = len(kept) == len(items.tokens)
+        windows, tokens = (items.windows, items.tokens) if whole else (items.windows[kept], items.tokens[kept])
+        totals[place] = null.reduce(scheme.score(windows, tokens, candidate.prf)).sum()
+        counts[place] = len(tokens)
+    return Evidence(totals, counts, null.log_sf(totals, counts))
+
+
+def _check_ids(document: Document) -> None:
+    ids = document.ids
+    if len(ids) and (int(ids.min()) < 0 or int(ids.max()) > MAX_TOKEN_ID):
+        bad = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+        raise InputError("token id out of range", where="tokens", got=str(bad), expected=f"0 to {MAX_TOKEN_ID}")
+    if not 0 <= document.prompt_length <= len(ids):
+        raise InputError(
+            "impossible prompt length", where="tokens", got=str(document.prompt_length), expected=f"0 to {len(ids)}"
+        )
+
+
+def _expected(profile: Profile, n: int) -> float:
+    """log10 p of a sum that equals its planned mean in watermarked text."""
+    if n == 0:
+        return 0.0
+    total = math.floor(n * profile.scheme.expected(profile.entropy_bits))
+    return float(profile.scheme.null().log_sf(np.array([float(total)]), np.array([n]))[0]) / LOG10

@@ -1,0 +1,143 @@
+"""Generation: the logits processor for ``transformers`` and a batch generator around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from wmcheck.watermark.core.errors import ConfigError
+from wmcheck.watermark.keys import SecretKey, TenantKey
+from wmcheck.watermark.prf import PrfKey
+from wmcheck.watermark.profile import Profile
+from wmcheck.watermark.rows import RowKeys
+from wmcheck.watermark.windows import fresh_rows
+
+Key = SecretKey | TenantKey | None
+
+
+class WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
+    """Watermarks the rows of a batch; pass it in ``generate(logits_processor=[...])``.
+
+    Stateless: everything derives from ``input_ids``, so beams, reordering and resumed generation work. Rows are left
+    alone where the window is shorter than the scheme's width, holds a special id (padding included) or occurred earlier
+    in the row. ``generate`` applies temperature, top-k and top-p after this processor: use
+    :func:`sampling_processors` to have them before it.
+
+    Args:
+        profile: the watermark contract.
+        keys: one key for all rows, or one a prompt; None lets a prompt opt out. A root key stands for its tenant ``""``.
+            With beams or several sequences a prompt, each key serves the rows of its prompt.
+
+    Raises:
+        ConfigError: no keys, or (at the call) rows that are not a multiple of the keys.
+    """
+
+    def __init__(self, profile: Profile, keys: Key | Sequence[Key]) -> None:
+        self.profile = profile
+        listed = [keys] if keys is None or isinstance(keys, (SecretKey, TenantKey)) else list(keys)
+        if not listed:
+            raise ConfigError("no keys", where="WatermarkProcessor", expected="one key, or one a prompt (None opts out)")
+        label = profile.scheme.label()
+        made = {key: PrfKey.derive(key.tenant() if isinstance(key, SecretKey) else key, label) for key in listed if key}
+        self._prfs: list[PrfKey | None] = [made[key] if key else None for key in listed]
+        self._special: dict[torch.device, Tensor] = {}
+        self._rows: dict[tuple[object, ...], RowKeys] = {}
+
+    def __repr__(self) -> str:
+        return f"WatermarkProcessor(profile={self.profile.name!r}, keys={len(self._prfs)})"
+
+    @torch.no_grad()
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The watermarked scores, for ``input_ids`` int64 [B, L] and ``scores`` [B, V]."""
+        scheme, count = self.profile.scheme, input_ids.shape[0]
+        each, rest = divmod(count, len(self._prfs))
+        if rest:
+            raise ConfigError(
+                "rows do not match keys", where="WatermarkProcessor", got=f"{count} rows for {len(self._prfs)} keys",
+                expected="a multiple of the number of keys",
+            )
+        prfs = [prf for prf in self._prfs for _ in range(each)]
+        special = self._special_on(input_ids.device)
+        fresh = fresh_rows(input_ids, scheme.width, special, window_rule=scheme.window_rule)
+        marked = [row for row, (prf, use) in enumerate(zip(prfs, fresh.tolist(), strict=True)) if prf is not None and use]
+        if not marked:
+            return scores
+        windows = input_ids[:, input_ids.shape[1] - scheme.width :] if scheme.width else input_ids[:, :0]
+        if len(marked) == count:
+            return scheme.transform(windows, scores, self._row_keys(tuple(marked), prfs, scores.device))
+        index = torch.tensor(marked, device=scores.device)
+        changed = scheme.transform(windows[index], scores[index], self._row_keys(tuple(marked), prfs, scores.device))
+        return scores.index_copy(0, index, changed)
+
+    def _row_keys(self, rows: tuple[int, ...], prfs: Sequence[PrfKey | None], device: torch.device) -> RowKeys:
+        name = (rows, len(prfs), device)
+        if name not in self._rows:
+            if len(self._rows) > 64:
+                self._rows.clear()
+            self._rows[name] = RowKeys([prf for row in rows if (prf := prfs[row]) is not None], device)
+        return self._rows[name]
+
+    def _special_on(self, device: torch.device) -> Tensor:
+        if device not in self._special:
+            self._special[device] = torch.tensor(self.profile.special_ids, dtype=torch.int64, device=device)
+        return self._special[device]
+
+
+def sampling_processors(
+    profile: Profile, keys: Key | Sequence[Key], *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> LogitsProcessorList:
+    """Temperature, top-k and top-p, then the watermark: the law that the watermark preserves is the warped one.
+
+    Pass the list to ``generate(..., do_sample=True, temperature=1.0, top_k=0, top_p=1.0)``.
+    """
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    processors = LogitsProcessorList()
+    if temperature != 1.0:
+        processors.append(TemperatureLogitsWarper(temperature))
+    if top_k:
+        processors.append(TopKLogitsWarper(top_k))
+    if top_p < 1.0:
+        processors.append(TopPLogitsWarper(top_p))
+    processors.append(WatermarkProcessor(profile, keys))
+    return processors
+
+
+def generate_ids(
+    model: Any, prompts: Sequence[Sequence[int]], processors: LogitsProcessorList, *, max_new_tokens: int, pad_id: int,
+    seed: int | None = None, ignore_end: bool = False,
+) -> list[list[int]]:
+    """Sample one continuation of each prompt.
+
+    Args:
+        model: a ``transformers`` causal language model.
+        prompts: token ids; prompts of different lengths are padded on the left.
+        processors: from :func:`sampling_processors`, or an empty list for ordinary text.
+        max_new_tokens: at most this many ids a prompt.
+        pad_id: padding id, which must be one of the profile's special ids.
+        seed: seeds torch's generator for the ordinary part of sampling.
+        ignore_end: go on to ``max_new_tokens`` whatever the model says.
+
+    Returns:
+        The new ids of each prompt, cut at (and without) the end id.
+    """
+    if seed is not None:
+        torch.manual_seed(seed)
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    out = model.generate(
+        input_ids=ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=pad_id,
+        max_new_tokens=max_new_tokens, min_new_tokens=max_new_tokens if ignore_end else None, logits_processor=processors,
+    )
+    end = model.generation_config.eos_token_id
+    ends = set(end) if isinstance(end, list) else {end}
+    rows = []
+    for row in out[:, longest:].tolist():
+        stop = next((place for place, number in enumerate(row) if number in ends), len(row))
+        rows.append(row[:stop])
+    return rows

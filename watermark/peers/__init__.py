@@ -1,0 +1,1 @@
+"""Contracts of other people's watermarks, one file each."""

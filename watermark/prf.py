@@ -1,0 +1,120 @@
+"""The keyed function: AES-128 under HKDF subkeys, version ``aes128-hkdf-sha256/1``, in numpy.
+
+Three steps, all fixed by the subkeys ``k_ctx`` and ``k_tok`` of one tenant and one label (scheme, hash rule, width):
+
+1. digest of a context of ``h`` token ids: the first 12 bytes of CBC-MAC under ``k_ctx`` over the ids as little-endian
+   u32, oldest first, zero-padded to whole blocks (one zero block when ``h = 0``). The length is fixed by the label, so
+   CBC-MAC is a PRF here (Bellare, Kilian, Rogaway 2000).
+2. block ``i`` of that context: ``AES(k_tok, digest || u32_big_endian(i))``. The block is AES-CTR keystream with nonce
+   ``digest || 0``, so a whole vocabulary costs one CTR call.
+3. lane of token ``v``: byte ``v mod 16`` of block ``v div 16`` (8-bit lanes), or little-endian word ``v mod 4`` of block
+   ``v div 4`` (32-bit lanes).
+
+:mod:`wmcheck.watermark.prf_torch` computes the same bits on any torch device. ``docs/prf.md`` has test vectors.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from numpy.typing import NDArray
+
+from wmcheck.watermark.keys import TenantKey
+
+PRF_VERSION = "aes128-hkdf-sha256/1"
+MAX_TOKEN_ID = 2**31 - 1
+
+U8 = NDArray[np.uint8]
+U32 = NDArray[np.uint32]
+U64 = NDArray[np.uint64]
+I64 = NDArray[np.int64]
+
+
+class PrfKey:
+    """The keyed function of one tenant key under one label. Holds secrets: no repr, not pickled."""
+
+    __slots__ = ("_ctx", "_tok", "cache", "context_key", "token_key")
+
+    def __init__(self, context_key: bytes, token_key: bytes) -> None:
+        self.context_key = context_key
+        self.token_key = token_key
+        self._ctx = _ecb(context_key)
+        self._tok = _ecb(token_key)
+        self.cache: dict[object, object] = {}
+
+    @classmethod
+    def derive(cls, key: TenantKey, label: str) -> PrfKey:
+        """The keyed function of ``key`` for ``label``, e.g. ``"redgreen/left/4"``."""
+        return cls(key.subkey(label, "ctx"), key.subkey(label, "tok"))
+
+    def __repr__(self) -> str:
+        return "PrfKey(...)"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a keyed function holds secrets and is not pickled")
+
+    def digests(self, windows: U32) -> U32:
+        """Context digests.
+
+        Args:
+            windows: u32[n, h] token ids, oldest first.
+
+        Returns:
+            u32[n, 3], the 12 digest bytes of each window as little-endian words.
+        """
+        n, width = windows.shape
+        blocks = max(1, -(-width // 4))
+        message = np.zeros((n, blocks * 4), np.uint32)
+        message[:, :width] = windows
+        state = _encrypt(self._ctx, np.ascontiguousarray(message[:, :4]))
+        for block in range(1, blocks):
+            state = _encrypt(self._ctx, state ^ message[:, 4 * block : 4 * block + 4])
+        return state[:, :3]
+
+    def lanes8(self, digests: U32, tokens: I64) -> U8:
+        """u8[n]: the 8-bit lane of ``tokens[i]`` in the context ``digests[i]``."""
+        blocks = self._token_blocks(digests, tokens >> 4).view(np.uint8)
+        return blocks.reshape(-1)[np.arange(0, 16 * len(tokens), 16) + (tokens & 15)]
+
+    def lanes32(self, digests: U32, tokens: I64) -> U32:
+        """u32[n]: the 32-bit lane of ``tokens[i]`` in the context ``digests[i]``."""
+        blocks = self._token_blocks(digests, tokens >> 2)
+        return blocks.reshape(-1)[np.arange(0, 4 * len(tokens), 4) + (tokens & 3)]
+
+    def _token_blocks(self, digests: U32, index: I64) -> U32:
+        message = np.empty((len(index), 4), np.uint32)
+        message[:, :3] = digests
+        message[:, 3] = index.astype(">u4").view(np.uint32)
+        return _encrypt(self._tok, message)
+
+    def stream(self, digest: U32, vocabulary: int, bits: int) -> U8 | U32:
+        """Lanes of a whole vocabulary in one context: u8[V] for ``bits=8``, u32[V] for ``bits=32``."""
+        size = -(-vocabulary * bits // 128) * 16
+        out = np.empty(size + 16, np.uint8)
+        nonce = digest.tobytes() + bytes(4)
+        Cipher(algorithms.AES(self.token_key), modes.CTR(nonce)).encryptor().update_into(_zeros(size), out)
+        used = out[: vocabulary * (bits // 8)]
+        return used if bits == 8 else used.view(np.uint32)
+
+
+def anchor_order(digests: U32) -> I64:
+    """The order by which min hash and self hash choose an anchor: 63 bits of a digest as i64[n] >= 0."""
+    return (digests[..., 0].astype(np.int64) << 31) | (digests[..., 1] >> 1).astype(np.int64)
+
+
+def _ecb(key: bytes) -> CipherContext:
+    # ECB is AES itself, block by block; its inputs here are all distinct or deliberately equal.
+    return Cipher(algorithms.AES(key), modes.ECB()).encryptor()
+
+
+def _encrypt(cipher: CipherContext, blocks: U32) -> U32:
+    out = np.empty(blocks.nbytes + 16, np.uint8)
+    cipher.update_into(blocks.reshape(-1).view(np.uint8), out)
+    return out[: blocks.nbytes].view(np.uint32).reshape(-1, 4)
+
+
+@lru_cache(maxsize=8)
+def _zeros(size: int) -> U8:
+    return np.zeros(size, np.uint8)

@@ -1,0 +1,184 @@
+"""Watermark profiles: the public contract between whoever embeds and whoever detects. JSON, without any key.
+
+``{"schema": "wmcheck.profile/1", "scheme": ..., "parameters": {...}, "prf": ..., "tokenizer": {...} | null,
+"special_ids": [...], "entropy_bits": ..., "commitments": [...]}``
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from wmcheck.watermark.core.errors import OutputError, ProfileError, TokenizerError
+from wmcheck.watermark.keys import SecretKey, TenantKey
+from wmcheck.watermark.prf import PRF_VERSION
+from wmcheck.watermark.scheme import Scheme, make_scheme
+from wmcheck.watermark.tokenizer import TextTokenizer, wrap_tokenizer
+
+SCHEMA = "wmcheck.profile/"
+VERSION = 1
+DEFAULT_ENTROPY_BITS = 1.0
+_FIELDS = {"schema", "scheme", "parameters", "prf", "tokenizer", "special_ids", "entropy_bits", "commitments"}
+_TOKENIZER_FIELDS = {"name", "digest", "vocabulary"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """One deployed watermark.
+
+    Attributes:
+        scheme_name: registry name of the scheme.
+        parameters: the scheme's parameters.
+        tokenizer: ``{"name", "digest", "vocabulary"}``, or None for detection from token ids alone.
+        special_ids: ids that are never scored and never part of a scored window.
+        entropy_bits: typical entropy a token of the deployment's text, which decides what is INSUFFICIENT.
+        commitments: key commitments published with the profile; empty if none are.
+        name: where it was loaded from, or the scheme's name.
+    """
+
+    scheme_name: str
+    parameters: Mapping[str, Any]
+    tokenizer: Mapping[str, Any] | None = None
+    special_ids: tuple[int, ...] = ()
+    entropy_bits: float = DEFAULT_ENTROPY_BITS
+    commitments: tuple[str, ...] = ()
+    name: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", self.scheme.parameters())
+        if not self.name:
+            object.__setattr__(self, "name", self.scheme_name)
+
+    @cached_property
+    def scheme(self) -> Scheme:
+        """The scheme, built once."""
+        return make_scheme(self.scheme_name, self.parameters, where=self.name or "profile")
+
+    @classmethod
+    def create(
+        cls, scheme: str, parameters: Mapping[str, Any] | None = None, *, tokenizer: Any = None,
+        special_ids: tuple[int, ...] | None = None, entropy_bits: float = DEFAULT_ENTROPY_BITS,
+        keys: tuple[SecretKey | TenantKey, ...] = (),
+    ) -> Profile:
+        """A new profile.
+
+        Args:
+            scheme: registry name.
+            parameters: scheme parameters; the rest take their defaults.
+            tokenizer: a ``transformers`` fast tokenizer, a ``tokenizers.Tokenizer`` or a :class:`TextTokenizer`.
+            special_ids: overrides the tokenizer's own.
+            entropy_bits: see :class:`Profile`.
+            keys: keys whose commitments to publish in the profile.
+        """
+        described, specials = None, special_ids
+        if tokenizer is not None:
+            wrapped = wrap_tokenizer(tokenizer, getattr(tokenizer, "name_or_path", "tokenizer"))
+            described = {"name": wrapped.source, "digest": wrapped.digest, "vocabulary": wrapped.vocabulary}
+            specials = wrapped.special_ids if special_ids is None else special_ids
+        return cls(
+            scheme_name=scheme, parameters=dict(parameters or {}), tokenizer=described, special_ids=tuple(specials or ()),
+            entropy_bits=entropy_bits, commitments=tuple(key.commitment for key in keys),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of the profile file."""
+        return {
+            "schema": f"{SCHEMA}{VERSION}", "scheme": self.scheme_name, "parameters": dict(self.parameters),
+            "prf": PRF_VERSION, "tokenizer": dict(self.tokenizer) if self.tokenizer else None,
+            "special_ids": list(self.special_ids), "entropy_bits": self.entropy_bits, "commitments": list(self.commitments),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the profile file.
+
+        Raises:
+            OutputError: the path cannot be written.
+        """
+        try:
+            Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
+        except OSError as error:
+            raise OutputError("cannot write the profile", where=str(path), got=error.strerror or "") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Profile:
+        """Read a profile file.
+
+        Raises:
+            ProfileError: unreadable, malformed, of a newer version, or with impossible values.
+        """
+        where = str(path)
+        try:
+            data = json.loads(Path(path).expanduser().read_text("utf-8"))
+        except FileNotFoundError:
+            raise ProfileError("no such profile", where=where, hint="make one with: wmcheck profile new --help") from None
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            raise ProfileError("not a profile", where=where, got=str(error)[:100], expected="a JSON object") from None
+        return cls.from_dict(data, where=where)
+
+    @classmethod
+    def from_dict(cls, data: Any, *, where: str = "profile") -> Profile:
+        """The profile of a JSON object; see :meth:`load` for errors."""
+        _check_version(data, where)
+        unknown = set(data) - _FIELDS
+        missing = {"schema", "scheme", "parameters", "prf"} - set(data)
+        if unknown or missing:
+            raise ProfileError(
+                "unknown fields" if unknown else "missing fields", where=where, got=", ".join(sorted(unknown or missing)),
+                expected=", ".join(sorted(_FIELDS)),
+            )
+        if data["prf"] != PRF_VERSION:
+            raise ProfileError("unknown keyed function", where=where, got=repr(data["prf"]), expected=PRF_VERSION)
+        tokenizer, specials = data.get("tokenizer"), data.get("special_ids", [])
+        entropy, commitments = data.get("entropy_bits", DEFAULT_ENTROPY_BITS), data.get("commitments", [])
+        sound = (
+            isinstance(data["parameters"], dict)
+            and (tokenizer is None or (isinstance(tokenizer, dict) and set(tokenizer) == _TOKENIZER_FIELDS))
+            and isinstance(specials, list) and all(type(number) is int and 0 <= number < 2**31 for number in specials)
+            and type(entropy) in (int, float) and 0 < entropy <= 32
+            and isinstance(commitments, list) and all(isinstance(text, str) and len(text) == 64 for text in commitments)
+        )
+        if not sound:
+            raise ProfileError("a field has an impossible value", where=where, expected="see docs/formats.md")
+        return cls(
+            scheme_name=data["scheme"], parameters=data["parameters"], tokenizer=tokenizer, special_ids=tuple(specials),
+            entropy_bits=float(entropy), commitments=tuple(commitments), name=where,
+        )
+
+    def check_tokenizer(self, tokenizer: TextTokenizer) -> None:
+        """Refuse a tokenizer that is not the profile's: its ids would mean nothing.
+
+        Raises:
+            TokenizerError: another tokenizer, or a profile without one.
+        """
+        if self.tokenizer is None:
+            raise TokenizerError(
+                "the profile names no tokenizer, so text cannot be encoded", where=self.name,
+                hint="give recorded token ids (--tokens-field), or a profile made with --tokenizer",
+            )
+        if tokenizer.digest != self.tokenizer["digest"]:
+            raise TokenizerError(
+                "not the tokenizer of the profile", where=tokenizer.source, got=f"digest {tokenizer.digest[:16]}",
+                expected=f"digest {str(self.tokenizer['digest'])[:16]} ({self.tokenizer['name']})",
+                hint="pass the deployment's tokenizer with --tokenizer PATH",
+            )
+
+    def commits_to(self, key: TenantKey, root: SecretKey | TenantKey | None = None) -> bool | None:
+        """Whether the profile publishes the commitment of ``key`` or its root; None if it publishes none."""
+        if not self.commitments:
+            return None
+        return key.commitment in self.commitments or (root is not None and root.commitment in self.commitments)
+
+
+def _check_version(data: Any, where: str) -> None:
+    schema = data.get("schema") if isinstance(data, dict) else None
+    number = schema.removeprefix(SCHEMA) if isinstance(schema, str) and schema.startswith(SCHEMA) else ""
+    if not number.isdigit():
+        raise ProfileError("not a profile", where=where, got=f"schema {schema!r}"[:80], expected=f"{SCHEMA}{VERSION}")
+    if int(number) != VERSION:
+        raise ProfileError(
+            "profile of a newer version", where=where, got=str(schema), expected=f"{SCHEMA}{VERSION}", hint="upgrade wmcheck"
+        )

@@ -1,0 +1,143 @@
+"""The scheme contract and the registry of schemes.
+
+A scheme is one file with one class and one line in :data:`SCHEMES`. Third parties register the entry point group
+``wmcheck.schemes``. ``tests/conformance/test_scheme.py`` then tests it without further code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wmcheck.watermark.core.errors import ProfileError
+from wmcheck.watermark.core.nulls import Null
+from wmcheck.watermark.core.registry import Registry
+from wmcheck.watermark.prf import I64, U32, U64, PrfKey
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wmcheck.watermark.rows import RowKeys
+
+MAX_WIDTH = 16
+
+
+class Scheme(Protocol):
+    """A keyed change of the next-token law and the score that finds it again.
+
+    Attributes:
+        name: registry name.
+        width: ``h``, the number of context ids before a token.
+        window_rule: windows that occurred earlier in a row are sampled ordinarily and not scored.
+        key_free_selection: equal windows are equal effective seeds and conversely, so that the choice of scored items
+            needs no key.
+        unbiased: averaged over keys, the transformed law equals the model's.
+    """
+
+    name: ClassVar[str]
+    unbiased: ClassVar[bool]
+    width: int
+    window_rule: bool
+    key_free_selection: bool
+
+    def __init__(self, **parameters: Any) -> None:
+        """Build from profile parameters; unknown or impossible ones raise ``ProfileError``."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Everything that ``__init__`` needs to rebuild the scheme, JSON-ready, without any key."""
+
+    def label(self) -> str:
+        """The PRF label: schemes with different labels draw from independent keyed functions."""
+
+    def transform(self, windows: Tensor, logits: Tensor, keys: RowKeys) -> Tensor:
+        """The watermarked logits.
+
+        Args:
+            windows: int64 [B, h], the last ``h`` ids of each row.
+            logits: floating [B, V]; ``-inf`` stays ``-inf``. Not changed in place.
+            keys: one keyed function a row.
+
+        Returns:
+            [B, V], dtype and device of ``logits``.
+        """
+
+    def score(self, windows: U32, tokens: I64, key: PrfKey) -> NDArray[Any]:
+        """Scores of ``tokens[i]`` in ``windows[i]``: [n] or [n, d]. Larger speaks for the watermark.
+
+        Args:
+            windows: u32[n, h].
+            tokens: i64[n].
+            key: the keyed function under test.
+        """
+
+    def codes(self, windows: U32, tokens: I64, key: PrfKey) -> U64:
+        """u64[n], equal for items with the same effective seed and token: only one of them may be scored."""
+
+    def null(self) -> Null:
+        """The exact law of one item's score for text that is independent of the key."""
+
+    def expected(self, entropy_bits: float) -> float:
+        """Mean reduced score of one item of watermarked text whose next-token laws are uniform over
+        ``2^entropy_bits`` tokens: a planning figure for INSUFFICIENT, never part of a p-value."""
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        """Parameter sets that the conformance and calibration suites run."""
+
+
+SCHEMES: Registry[type[Scheme]] = Registry(
+    "scheme",
+    {
+        "gumbel": "wmcheck.watermark.schemes.gumbel:Gumbel",
+        "redgreen": "wmcheck.watermark.schemes.redgreen:RedGreen",
+        "reweight": "wmcheck.watermark.schemes.reweight:Reweight",
+        "tournament": "wmcheck.watermark.schemes.tournament:Tournament",
+    },
+    entry_points="wmcheck.schemes",
+)
+
+
+def make_scheme(name: str, parameters: Mapping[str, Any], *, where: str = "scheme") -> Scheme:
+    """The scheme ``name`` with ``parameters``.
+
+    Raises:
+        ProfileError: an unknown scheme or parameter, or an impossible value.
+    """
+    try:
+        cls = SCHEMES[name]
+    except KeyError:
+        raise ProfileError("unknown scheme", where=where, got=repr(name), expected=", ".join(SCHEMES)) from None
+    try:
+        return cls(**parameters)
+    except TypeError as error:
+        detail = str(error).split("__init__() ")[-1]
+        raise ProfileError(f"bad parameters for scheme '{name}'", where=where, got=detail) from None
+
+
+def check_integer(name: str, value: object, low: int, high: int) -> int:
+    """``value`` if it is an integer within bounds, else a ``ProfileError`` that names the parameter."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ProfileError("impossible parameter", where=name, got=repr(value), expected=f"an integer from {low} to {high}")
+    return value
+
+
+def check_number(name: str, value: object, low: float, high: float) -> float:
+    """``value`` as a float if it lies in (low, high], else a ``ProfileError`` that names the parameter."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value <= high:
+        raise ProfileError("impossible parameter", where=name, got=repr(value), expected=f"a number in ({low}, {high}]")
+    return float(value)
+
+
+def uniform_choices(entropy_bits: float) -> int:
+    """Number of equally likely tokens that carry ``entropy_bits``, at least 1."""
+    return max(1, round(2.0 ** min(entropy_bits, 16.0)))
+
+
+def left_codes(windows: U32, tokens: I64) -> U64:
+    """Codes of items whose effective seed is the window itself."""
+    from wmcheck.watermark.windows import hash64, mix64
+
+    return mix64(hash64(windows) ^ tokens.astype(np.uint64))

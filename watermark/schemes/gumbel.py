@@ -1,0 +1,91 @@
+"""Gumbel-max sampling with keyed noise (Aaronson 2022): the token is ``argmax log p_v - log E_v``, ``E_v = -log u_v``.
+
+``u_v = (w_v + 1/2) / 2^32`` from the 32-bit lane ``w_v`` of the token. Over keys the sampled token has exactly the model's
+law (up to the 32-bit grid). The detector's score is ``-log(1 - w_v / 2^32)``: the lower end of the grid cell, so that it
+is stochastically below Exp(1) and the Gamma(n, 1) tail of a sum is a proven bound, tight to 2^-32 a token.
+
+Greedy decoding and forced tokens carry no signal: the noise must be what chooses.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import digamma
+
+from wmcheck.watermark.core.nulls import ExponentialNull
+from wmcheck.watermark.prf import I64, U32, U64, PrfKey
+from wmcheck.watermark.scheme import MAX_WIDTH, check_integer, left_codes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wmcheck.watermark.rows import RowKeys
+
+# Tokens that the noise did not choose keep their order this many nats below it: probability below e^-80 together with
+# any later temperature up to 1, yet beam search and sampling without replacement still find further candidates.
+LOSERS = 80.0
+
+
+class Gumbel:
+    """The Gumbel scheme.
+
+    Args:
+        width: ``h``, 1 to 16.
+    """
+
+    name: ClassVar[str] = "gumbel"
+    unbiased: ClassVar[bool] = True
+
+    def __init__(self, *, width: int = 4) -> None:
+        self.width = check_integer("width", width, 1, MAX_WIDTH)
+        self.window_rule = True
+        self.key_free_selection = True
+
+    def parameters(self) -> dict[str, Any]:
+        return {"width": self.width}
+
+    def label(self) -> str:
+        return f"gumbel/left/{self.width}"
+
+    def score(self, windows: U32, tokens: I64, key: PrfKey) -> NDArray[np.float64]:
+        words = key.lanes32(key.digests(windows), tokens)
+        return np.asarray(-np.log1p(words.astype(np.float64) * -(2.0**-32)))
+
+    def codes(self, windows: U32, tokens: I64, key: PrfKey) -> U64:
+        return left_codes(windows, tokens)
+
+    def null(self) -> ExponentialNull:
+        return ExponentialNull(bound=True)
+
+    def expected(self, entropy_bits: float) -> float:
+        return float(digamma(1.0 + 2.0**entropy_bits) - digamma(1.0)) if entropy_bits < 60 else entropy_bits * math.log(2)
+
+    def transform(self, windows: Tensor, logits: Tensor, keys: RowKeys) -> Tensor:
+        import torch
+
+        out = torch.empty_like(logits)
+        for rows, words in keys.lanes(keys.digests(windows), logits.shape[1], 32):
+            plain = logits[rows].float()
+            chosen = (plain - _log_exponential(words)).argmax(1, keepdim=True)
+            losers = plain - (plain.amax(1, keepdim=True) + LOSERS)
+            out[rows] = losers.scatter_(1, chosen, 0.0).to(logits.dtype)
+        return out
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [{"width": 1}, {"width": 2}, {"width": 4}]
+
+
+def _log_exponential(words: Tensor) -> Tensor:
+    """``log(-log u)`` of ``u = (w + 1/2) / 2^32`` in float32, accurate where ``u`` is near 1, the case that wins."""
+    import torch
+
+    rest = torch.bitwise_not(words)
+    above = rest.to(torch.float32)
+    # `rest` carries unsigned bits: negative numbers stand for those from 2^31 up.
+    above = torch.where(rest < 0, above + 2.0**32, above).add_(0.5).mul_(2.0**-32).clamp_(max=1.0 - 2.0**-24)
+    return torch.log1p(above.neg_()).neg_().log_()

@@ -1,0 +1,186 @@
+"""Screening a stream of records: encode what has no recorded ids, test in batches, correct over everything at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from wmcheck.watermark.core.errors import ConfigError, RecordError
+from wmcheck.watermark.core.records import Record
+from wmcheck.watermark.core.results import Detection, Verdict
+from wmcheck.watermark.detect import Candidate, Detector, correct
+from wmcheck.watermark.prf import I64
+from wmcheck.watermark.profile import Profile
+from wmcheck.watermark.tokenizer import TextTokenizer, load_tokenizer
+from wmcheck.watermark.windows import Document
+
+BATCH_RECORDS = 256
+BATCH_CHARACTERS = 1_000_000
+RECORDED, ENCODED = "recorded", "re-encoded"
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """All tests of one record, one a candidate."""
+
+    record: str
+    where: str
+    tests: tuple[Detection, ...]
+
+    def best(self) -> Detection:
+        """The test with the smallest p-value."""
+        return min(self.tests, key=lambda test: test.log10_p)
+
+    def verdict(self, alpha: float) -> Verdict:
+        """DETECTED if any test is; else INSUFFICIENT if any candidate could not have been seen in this text."""
+        verdicts = {test.verdict(alpha) for test in self.tests}
+        for answer in (Verdict.DETECTED, Verdict.INSUFFICIENT):
+            if answer in verdicts:
+                return answer
+        return Verdict.NOT_DETECTED
+
+
+class Screen:
+    """Tests records as they come and keeps the corpus test.
+
+    Args:
+        candidates: profiles and keys; all profiles must have the same tokenizer.
+        tokenizer: where to load the tokenizer from, if not from where the profile says.
+        statistic: registry name.
+        on_error: called with every record that cannot be tested.
+
+    Attributes:
+        seconds_encoding: time spent in the tokenizer.
+        seconds_testing: time spent from ids to p-values.
+        tokens_tested: ids of tested outputs.
+    """
+
+    def __init__(
+        self, candidates: Sequence[Candidate], *, tokenizer: str | None = None, statistic: str = "sum",
+        on_error: Callable[[RecordError], None],
+    ) -> None:
+        digests = {candidate.profile.tokenizer["digest"] for candidate in candidates if candidate.profile.tokenizer}
+        if len(digests) > 1:
+            raise ConfigError(
+                "profiles with different tokenizers", where="--profile", got=f"{len(digests)} tokenizers", expected="one",
+                hint="run wmcheck once for each tokenizer and correct over the runs",
+            )
+        self._profile: Profile = next((c.profile for c in candidates if c.profile.tokenizer), candidates[0].profile)
+        self._source = tokenizer
+        self._tokenizer: TextTokenizer | None = None
+        self._detector = Detector(candidates, statistic=statistic)
+        self._on_error = on_error
+        self._sources: set[str] = set()
+        self.seconds_encoding = self.seconds_testing = 0.0
+        self.tokens_tested = 0
+
+    def run(self, records: Iterable[Record | RecordError]) -> Iterator[Screened]:
+        """Test records in order; results come batch by batch, before the last record is read.
+
+        An exception from ``records`` is raised after the results of what came before it.
+        """
+        waiting: list[Record] = []
+        size = 0
+        try:
+            for record in records:
+                if isinstance(record, RecordError):
+                    self._on_error(record)
+                    continue
+                waiting.append(record)
+                size += len(record.text or "") if record.tokens is None else len(record.tokens)
+                if len(waiting) >= BATCH_RECORDS or size >= BATCH_CHARACTERS:
+                    ready, waiting, size = waiting, [], 0
+                    yield from self._test(ready)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield from self._test(waiting)
+            raise
+        yield from self._test(waiting)
+
+    def corpus(self, where: str) -> list[Detection]:
+        """The corpus test of everything seen so far, one result a candidate."""
+        return self._detector.corpus(where, " and ".join(sorted(self._sources)) or RECORDED)
+
+    def _test(self, records: Sequence[Record]) -> list[Screened]:
+        documents, kept, sources = self._documents(records)
+        if not documents:
+            return []
+        started = time.perf_counter()
+        tested = self._detector.test(documents)
+        self.tokens_tested += sum(len(document.ids) - document.prompt_length for document in documents)
+        self._sources.update(sources)
+        found = [
+            Screened(
+                record.id, record.where,
+                tuple(self._detector.detections(tested, i, document=record.id, where=record.where, tokens=source)),
+            )
+            for i, (record, source) in enumerate(zip(kept, sources, strict=True))
+        ]
+        self.seconds_testing += time.perf_counter() - started
+        return found
+
+    def _documents(self, records: Sequence[Record]) -> tuple[list[Document], list[Record], list[str]]:
+        self._load_tokenizer(records)
+        documents, kept, sources = [], [], []
+        texts = [record.text or "" for record in records if record.tokens is None]
+        prompts = [record.prompt for record in records if record.prompt_tokens is None and record.prompt]
+        encoded, encoded_prompts = iter(self._encode(texts)), iter(self._encode_prompts(prompts))
+        for record in records:
+            output = next(encoded) if record.tokens is None else record.tokens
+            prompt = record.prompt_tokens
+            if prompt is None:
+                prompt = next(encoded_prompts) if record.prompt else np.zeros(0, np.int64)
+            try:
+                self._check_range(record, output, prompt)
+            except RecordError as error:
+                self._on_error(error)
+                continue
+            documents.append(Document(np.concatenate([prompt, output]), len(prompt)))
+            kept.append(record)
+            sources.append(ENCODED if record.tokens is None else RECORDED)
+        return documents, kept, sources
+
+    def _load_tokenizer(self, records: Sequence[Record]) -> None:
+        if self._tokenizer is None and any(record.tokens is None for record in records):
+            described = self._profile.tokenizer
+            tokenizer = load_tokenizer(self._source or str(described["name"] if described else "bundled:stories2m"))
+            self._profile.check_tokenizer(tokenizer)
+            self._tokenizer = tokenizer
+
+    def _encode(self, texts: Sequence[str]) -> list[I64]:
+        if not texts or self._tokenizer is None:
+            return []
+        started = time.perf_counter()
+        found = self._tokenizer.encode(texts)
+        self.seconds_encoding += time.perf_counter() - started
+        return found
+
+    def _encode_prompts(self, prompts: Sequence[str | None]) -> list[I64]:
+        # Without a tokenizer (recorded ids only) a prompt that is text stays unknown: the first h ids are skipped.
+        if self._tokenizer is None:
+            return [np.zeros(0, np.int64)] * len(prompts)
+        return self._encode([prompt or "" for prompt in prompts])
+
+    def _check_range(self, record: Record, output: I64, prompt: I64) -> None:
+        if self._profile.tokenizer is None:
+            return
+        limit = int(self._profile.tokenizer["vocabulary"])
+        for ids in (output, prompt):
+            if len(ids) and int(ids.max()) >= limit:
+                raise RecordError(
+                    "token ids out of range", where=record.where, got=str(int(ids.max())), expected=f"ids below {limit}",
+                    hint="recorded ids of another tokenizer? test the text instead: --field text",
+                )
+
+
+def corrected(screened: Sequence[Screened], corpus: Sequence[Detection]) -> tuple[list[Screened], list[Detection]]:
+    """Holm over every test of every record and the corpus; a corpus of one record is that record and is not counted."""
+    tests = [test for one in screened for test in one.tests]
+    pooled = list(corpus) if len(screened) > 1 else []
+    adjusted = iter(correct([*tests, *pooled]))
+    records = [replace(one, tests=tuple(next(adjusted) for _ in one.tests)) for one in screened]
+    return records, list(adjusted)

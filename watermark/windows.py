@@ -1,0 +1,171 @@
+"""Context windows and freshness: the one implementation of what is embedded in and what is scored.
+
+Rules (generation and detection apply the same ones):
+
+- the window of a token is the ``h`` ids before it, in prompt and output;
+- a window that holds a special id (padding included) carries no watermark;
+- under the freshness rule ``window``, a window that occurred earlier in its row carries none either;
+- detection scores each distinct pair (effective seed, token) once, and never a token of the prompt or a special token.
+
+Which items are scored depends on the ids and, for min and self hash, on ``k_ctx`` alone, never on the colours: the null
+law of the scored items is that of independent draws (``specs`` of the statistic: exactness given the selection).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wmcheck.watermark.prf import I64, U32, U64
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Token ids of one text; the first ``prompt_length`` of them are the prompt: context, never scored."""
+
+    ids: I64
+    prompt_length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Scorable (window, token) pairs of a batch of documents, in document and text order.
+
+    Attributes:
+        document: i64[n] index of the document.
+        windows: u32[n, h] ids before the token, oldest first.
+        tokens: i64[n].
+        documents: number of documents in the batch.
+        excluded: i64[documents] tokens left out: first ``h``, prompt, special.
+        repeated: i64[documents] tokens left out because their window occurred earlier.
+    """
+
+    document: I64
+    windows: U32
+    tokens: I64
+    documents: int
+    excluded: I64
+    repeated: I64
+
+
+def hash64(columns: Any, seed: Any = 0) -> U64:
+    """64-bit mix (splitmix64 steps) of the columns of an integer array [n, k] into u64[n]."""
+    with np.errstate(over="ignore"):
+        value = np.zeros(columns.shape[0], np.uint64) + np.uint64(seed)
+        for column in range(columns.shape[1]):
+            value = mix64(value ^ columns[:, column].astype(np.uint64))
+    return value
+
+
+def mix64(value: U64) -> U64:
+    """One splitmix64 step: a bijection of u64 that mixes all bits."""
+    with np.errstate(over="ignore"):
+        value = value + GOLDEN
+        value ^= value >> np.uint64(30)
+        value *= MIX[0]
+        value ^= value >> np.uint64(27)
+        value *= MIX[1]
+        value ^= value >> np.uint64(31)
+    return value
+
+
+def in_document(codes: U64, document: I64) -> U64:
+    """Codes that tell the documents of a batch apart. ``codes`` must be mixed already: the index goes in unmixed."""
+    return mix64(codes ^ document.astype(np.uint64))
+
+
+def first_occurrences(codes: U64) -> I64:
+    """Indices, increasing, of the first occurrence of each distinct code.
+
+    ``codes`` must be well mixed (outputs of :func:`mix64`). The index shares a word with the top bits of the code so that one plain sort does the work. Two different codes may
+    then count as equal (probability n^2 / 2^(64 - 2 log2 n)); an item is dropped for nothing, and validity is untouched.
+    """
+    n = len(codes)
+    if n < 2:
+        return np.arange(n)
+    bits = np.uint64(max(1, (n - 1).bit_length()))
+    mask = (np.uint64(1) << bits) - np.uint64(1)
+    packed = codes & ~mask | np.arange(n, dtype=np.uint64)
+    packed.sort()
+    fresh = np.empty(n, bool)
+    fresh[0] = True
+    np.not_equal(packed[1:] >> bits, packed[:-1] >> bits, out=fresh[1:])
+    kept = (packed[fresh] & mask).astype(np.int64)
+    kept.sort()
+    return kept
+
+
+def make_items(documents: Sequence[Document], width: int, special: I64, *, window_rule: bool) -> Items:
+    """Cut documents into scorable items.
+
+    Args:
+        documents: ids in [0, 2^31).
+        width: h, the number of context ids.
+        special: ids that are never scored and never part of a scored window.
+        window_rule: drop windows that occurred earlier in the document (the generator did not mark them).
+    """
+    count = len(documents)
+    lengths = np.array([len(document.ids) for document in documents], np.int64)
+    prompts = np.array([document.prompt_length for document in documents], np.int64)
+    ids = np.concatenate([document.ids for document in documents]) if count else np.zeros(0, np.int64)
+    starts = np.cumsum(lengths) - lengths
+    owner = np.repeat(np.arange(count), lengths)
+    place = np.arange(len(ids)) - starts[owner]
+    narrow = ids.astype(np.uint32)
+    if width:
+        padded = np.concatenate([np.zeros(width, np.uint32), narrow])[: len(narrow) + width - 1]
+        windows = np.lib.stride_tricks.sliding_window_view(padded, width) if len(narrow) else np.zeros((0, width), np.uint32)
+    else:
+        windows = np.zeros((len(narrow), 0), np.uint32)
+    usable = place >= width
+    if len(special):
+        marked = np.isin(ids, special, kind="table") if len(ids) else np.zeros(0, bool)
+        running = np.concatenate([[0], np.cumsum(marked)])
+        here = np.arange(len(ids))
+        usable &= running[here + 1] == running[np.maximum(here - width, 0)]
+    eligible = usable & (place >= prompts[owner])
+    kept = np.flatnonzero(eligible)
+    if window_rule and width and len(ids):
+        inside = np.flatnonzero(place >= width)
+        codes = in_document(hash64(windows[inside]), owner[inside])
+        fresh = np.zeros(len(ids), bool)
+        fresh[inside[first_occurrences(codes)]] = True
+        kept = np.flatnonzero(eligible & fresh)
+    outputs = np.maximum(lengths - prompts, 0)
+    eligible_count = np.bincount(owner[eligible], minlength=count)
+    kept_count = np.bincount(owner[kept], minlength=count)
+    return Items(
+        document=owner[kept], windows=np.ascontiguousarray(windows[kept]), tokens=ids[kept], documents=count,
+        excluded=outputs - eligible_count, repeated=eligible_count - kept_count,
+    )
+
+
+def fresh_rows(history: Any, width: int, special: Any, *, window_rule: bool) -> Any:
+    """Which rows may be marked at the next position; works on numpy arrays and on torch tensors of any device.
+
+    Args:
+        history: integer [B, L], prompt and output so far, left-padded.
+        width: h.
+        special: integer [k], special ids, on the device of ``history``.
+        window_rule: rows whose last window occurred earlier are left alone.
+
+    Returns:
+        bool [B].
+    """
+    length = history.shape[1]
+    if length < width:
+        return history[:, :0].sum(1) > 0
+    window = history[:, length - width :]
+    held = (window[:, :, None] == special[None, None, :]).any(2).any(1)
+    if not (window_rule and width) or length == width:
+        return ~held
+    same = history[:, : length - width] == window[:, :1]
+    for offset in range(1, width):
+        same &= history[:, offset : length - width + offset] == window[:, offset : offset + 1]
+    return ~(held | same.any(1))
