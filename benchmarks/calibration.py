@@ -67,7 +67,8 @@ def main() -> None:
     names = sorted({name for name, _ in windows})
     head = " | ".join(f"p <= {level:g}" for level in LEVELS)
     lines = [
-        f"`python benchmarks/calibration.py --text DIR --length {args.length} --windows {len(windows)}`: a fresh key for each window.",
+        f"`python benchmarks/calibration.py --text DIR --length {args.length} --windows {len(windows)}`: "
+        "a fresh key for each window.",
         "", f"| scheme | text | windows | {head} | least log10 p |", "|---|---|---|" + "---|" * (len(LEVELS) + 1),
     ]
     for scheme in SCHEMES:

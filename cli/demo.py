@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import chdir
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+
+from wmcheck.cli.embed import hide_loading_bars
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "redgreen": {"width": 2, "green": 64, "delta": 2.5}, "gumbel": {"width": 4}, "tournament": {"width": 4}
@@ -16,6 +19,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
 TENANTS = ("acct-17", "acct-91")
 SHORT = 8
 LENGTH = 200
+MARK = "# Made by 'wmcheck demo', which replaces what is in this folder when it runs again.\n"
 
 
 @click.command()
@@ -23,15 +27,39 @@ LENGTH = 200
 def demo(folder: str) -> int:
     """Make keys and profiles in FOLDER, generate text under two tenants and three schemes, and test it."""
     home = Path(folder)
-    home.mkdir(parents=True, exist_ok=True)
-    with chdir(home):
+    _claim(home)
+    with chdir(home), _own_settings():
         _say("generating 200-token stories: 3 schemes x 2 tenants, ordinary text, and short texts")
         _prepare()
         _say("$ wmcheck suspect.jsonl")
         code = _wmcheck("suspect.jsonl", "--quiet")
         _say("\nThe same texts under a key that was never used:\n$ wmcheck suspect.jsonl --key file:other.wmk")
-        os.environ.pop("WMCHECK_KEY", None)
         return code or _wmcheck("suspect.jsonl", "--quiet", "--key", "file:other.wmk")
+
+
+def _claim(home: Path) -> None:
+    """Make the folder, or take one that an earlier demo made; a folder with anybody's keys in it is refused."""
+    from wmcheck.watermark.core.errors import OutputError
+
+    settings = home / "wmcheck.toml"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not any(home.iterdir()):
+            settings.write_text(MARK, "utf-8")
+        elif not settings.is_file() or not settings.read_bytes().startswith(MARK.encode()):
+            raise OutputError("the folder is not empty", where=str(home), hint="name a new one: wmcheck demo FOLDER")
+    except OSError as error:
+        raise OutputError("cannot use the folder", where=str(home), got=error.strerror or type(error).__name__) from None
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """Without the user's ``WMCHECK_*`` variables, which stand above the demo's wmcheck.toml."""
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("WMCHECK_")}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def _prepare() -> None:
@@ -44,6 +72,7 @@ def _prepare() -> None:
         Path(name).unlink(missing_ok=True)
         write_key_file(SecretKey.new(), name)
     key = SecretKey.load("file:lab.wmk")
+    hide_loading_bars()
     language = load_model("bundled:stories2m")
     tenants = [key.tenant(name) for name in TENANTS]
     prompts, sampling = list(STORY_PROMPTS), Sampling(max_new_tokens=LENGTH, ignore_end=True)
@@ -56,12 +85,14 @@ def _prepare() -> None:
             records.append({**record, "id": f"{scheme}, {tenant.tenant_name}"})
     ordinary = embed_records(language, prompts[2:6], sampling)
     records += [{**record, "id": f"ordinary {place}"} for place, record in enumerate(ordinary, 1)]
-    records += [{**records[i], "tokens": records[i]["tokens"][:SHORT], "id": f"first {SHORT} ids of {records[i]['id']}"} for i in (0, 4)]
+    for one in (records[0], records[4]):
+        records.append({**one, "tokens": one["tokens"][:SHORT], "id": f"first {SHORT} ids of {one['id']}"})
     with open("suspect.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     profiles = ", ".join(f'"{scheme}.profile.json"' for scheme in SCHEMES)
     names = ", ".join(f'"{name}"' for name in TENANTS)
-    Path("wmcheck.toml").write_text(f'profile = [{profiles}]\nkey = "file:lab.wmk"\ntenant = [{names}]\n', "utf-8")
+    settings = f'profile = [{profiles}]\nkey = "file:lab.wmk"\ntenant = [{names}]\n'
+    Path("wmcheck.toml").write_text(MARK + settings, "utf-8")
 
 
 def _wmcheck(*args: str) -> int:

@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
-from wmcheck.cli.options import key_option, profile_option, tenant_options
+from wmcheck.cli.options import key_option, open_output, profile_option, tenant_options
 
 
 @click.command()
 @click.argument("prompts_file", required=False, metavar="[PROMPTS]")
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt (repeatable).")
+@click.option("--field", help="Field of PROMPTS that holds the prompt [default: as in 'wmcheck check'].")
 @profile_option(multiple=False)
 @key_option(multiple=False)
 @tenant_options(multiple=False)
@@ -35,11 +36,12 @@ def embed(prompts_file: str | None, prompts: tuple[str, ...], **options: Any) ->
     Writes one JSON line a text, with its token ids.
     """
     from wmcheck.watermark.core.errors import ConfigError
-    from wmcheck.watermark.core.writers import atomic_output
 
     profile, key = _watermark(options)
-    found = list(prompts) + (_read_prompts(prompts_file) if prompts_file else [])
-    with atomic_output(options["output"]) as out:
+    found = list(prompts) + (_read_prompts(prompts_file, options["field"]) if prompts_file else [])
+    inputs = [name for name in (prompts_file, options["profile"], options["key"]) if name]
+    with open_output(options["output"], inputs) as out:
+        hide_loading_bars()
         from wmcheck.watermark.embed import STORY_PROMPTS, Sampling, embed_records, load_model
 
         if not found and options["model"] != "bundled:stories2m":
@@ -59,8 +61,8 @@ def embed(prompts_file: str | None, prompts: tuple[str, ...], **options: Any) ->
 
 
 def _watermark(options: dict[str, Any]) -> tuple[Any, Any]:
-    from wmcheck.watermark.core.errors import ConfigError
     from wmcheck.cli.options import load_keys
+    from wmcheck.watermark.core.errors import ConfigError
     from wmcheck.watermark.keys import as_tenant
     from wmcheck.watermark.profile import Profile
 
@@ -68,19 +70,32 @@ def _watermark(options: dict[str, Any]) -> tuple[Any, Any]:
         return None, None
     if not options["profile"]:
         raise ConfigError(
-            "no profile", where="--profile", hint="make one with 'wmcheck profile new', or say --no-watermark"
+            "no profile", where="--profile", expected="a profile file",
+            hint="make one with 'wmcheck profile new', or say --no-watermark",
         )
     key = load_keys([options["key"]] if options["key"] else [])[0]
     return Profile.load(options["profile"]), as_tenant(key, options["tenant"] or "", options["epoch"] or "")
 
 
-def _read_prompts(path: str) -> list[str]:
+def hide_loading_bars() -> None:
+    """Keep the loading bars of transformers out of logs; on a terminal they stay."""
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+
+
+def _read_prompts(path: str, field: str | None) -> list[str]:
     from wmcheck.watermark.core.errors import RecordError
     from wmcheck.watermark.core.readers import read_records
 
     found = []
-    for record in read_records(path, input_format="lines" if path.endswith(".txt") else None):
+    for record in read_records(path, field=field, input_format="lines" if path.endswith(".txt") else None):
         if isinstance(record, RecordError):
-            raise record
-        found.append(record.text or "")
+            # The reader's own hint never names the prompt, which is what is wanted here.
+            hint = "--field prompt" if field is None and "prompt" in record.what else record.hint
+            raise RecordError(record.what, where=record.where, got=record.got, expected=record.expected, hint=hint)
+        if record.text is None:
+            raise RecordError("no prompt, only token ids", where=record.where, hint="--field NAME")
+        found.append(record.text)
     return found

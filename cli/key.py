@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wmcheck.cli import exits
 from wmcheck.cli.options import key_option, load_keys
 
 if TYPE_CHECKING:
@@ -69,7 +68,8 @@ def commit(key: str | None, tenants: tuple[str, ...], epoch: str, as_json: bool)
     from wmcheck.watermark.keys import as_tenant
 
     loaded = _load(key)
-    keys = [as_tenant(loaded, name, epoch) for name in tenants] or [loaded]
+    derived: list[SecretKey | TenantKey] = [as_tenant(loaded, name, epoch) for name in tenants]
+    keys = derived or [loaded]
     rows = [{"tenant": one.tenant_name, "epoch": one.epoch, "id": one.id, "commitment": one.commitment} for one in keys]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
@@ -82,12 +82,21 @@ def commit(key: str | None, tenants: tuple[str, ...], epoch: str, as_json: bool)
 @key_option(multiple=False)
 @click.option("--commitment", help="Published commitment that the key must match.")
 @JSON
-def check_key(key: str | None, commitment: str | None, as_json: bool) -> int:
+def check_key(key: str | None, commitment: str | None, as_json: bool) -> None:
     """Check that a key is well formed, strong, unaltered and (with --commitment) the committed one."""
+    from wmcheck.watermark.core.errors import KeyFileError
+
     loaded = _load(key)
-    matches = None if commitment is None else loaded.commitment == commitment.strip().lower()
+    wanted = None if commitment is None else commitment.strip().lower()
+    matches = None if wanted is None else loaded.commitment == wanted
     _print({**_public(loaded), "sound": True, "matches_commitment": matches}, as_json)
-    return exits.INPUT if matches is False else exits.OK
+    if wanted is not None and not matches:
+        short = len(wanted) < len(loaded.commitment) and loaded.commitment.startswith(wanted)
+        raise KeyFileError(
+            "the key is not the committed one", where="--commitment", got=wanted[:80], expected=loaded.commitment,
+            hint="give all 64 digits of the commitment" if short else
+            "another key, tenant or epoch? 'wmcheck key commit --tenant NAME' prints a tenant's commitment",
+        )
 
 
 def _load(source: str | None) -> SecretKey | TenantKey:
@@ -108,4 +117,5 @@ def _print(fields: dict[str, Any], as_json: bool) -> None:
         return
     for name, value in fields.items():
         if value is not None:
-            click.echo(f"{name:<20}{value if value != '' else '-'}")
+            shown = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value or "-"
+            click.echo(f"{name:<20}{shown}")

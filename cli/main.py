@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from wmcheck import __version__
 from wmcheck.cli import exits
+
+if TYPE_CHECKING:
+    from wmcheck.watermark.core.errors import WmcheckError
+
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 
 # Verb -> (module:command, help line). Modules are imported when their verb runs: --help stays fast and without torch.
 VERBS = {
@@ -39,6 +46,7 @@ class Verbs(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in VERBS and args[0] not in ("--help", "-h", "--version"):
+            _refuse_mistyped_verb(args[0])
             args = ["check", *args]
         return super().parse_args(ctx, args)
 
@@ -61,49 +69,119 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
     args = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr, level=logging.WARNING)
-    sys.exit(run(args))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # JSON is UTF-8 whatever the locale says, and no record id may stop a run.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    code = run(args)
+    _settle(sys.stdout)
+    sys.exit(code)
 
 
 def run(args: list[str]) -> int:
     """The exit code of one command line."""
-    from wmcheck.watermark.core.errors import WmcheckError
+    try:
+        return _run(args)
+    except BrokenPipeError:
+        return exits.CLOSED_PIPE
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+
+
+def _run(args: list[str]) -> int:
+    from wmcheck.watermark.core.errors import OutputError, WmcheckError
 
     try:
         refuse_key_arguments(args)
-        from wmcheck.cli.config import load_defaults
-
-        result: Any = group.main(args, "wmcheck", standalone_mode=False, default_map=load_defaults())
-        sys.stdout.flush()
-        return result if isinstance(result, int) else exits.OK
+        return _invoke(args)
     except WmcheckError as error:
-        click.echo(f"error: {error.message()}", err=True)
-        return exits.INPUT
-    except click.ClickException as error:
-        error.show()
-        return exits.INPUT
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        return _fail(error)
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            return exits.INPUT
+        from wmcheck.cli.usage import explain
+
+        return _fail(explain(error, args))
+    except (KeyboardInterrupt, click.Abort) as error:
+        click.echo("interrupted" + _notes(error), err=True)
         return exits.INTERRUPTED
-    except BrokenPipeError:
-        # The interpreter flushes stdout at exit and would complain about the same pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.CLOSED_PIPE
     except click.exceptions.Exit as error:
         return error.exit_code
-    except Exception:
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename is None:
+            return _fail(OutputError("cannot write", where="<stdout>", got=error.strerror or ""))
         logging.getLogger("wmcheck").exception("this is a bug in wmcheck; please report it with the lines below")
         return exits.BUG
+
+
+def _invoke(args: list[str]) -> int:
+    if "_WMCHECK_COMPLETE" in os.environ:
+        group.main(args, "wmcheck")
+    asks_for_help = not {"-h", "--help", "--version"}.isdisjoint(args)
+    defaults: dict[str, Any] = {}
+    if not asks_for_help:
+        from wmcheck.cli.config import load_defaults
+
+        defaults = load_defaults()
+    # Not group.main(): it turns a closed pipe into exit code 1, which means "detected" here.
+    with group.make_context("wmcheck", list(args), default_map=defaults) as context:
+        result = group.invoke(context)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    return result if isinstance(result, int) else exits.OK
+
+
+def _fail(error: WmcheckError) -> int:
+    click.echo(f"error: {error.message()}{_notes(error)}", err=True)
+    return exits.INPUT
+
+
+def _notes(error: BaseException) -> str:
+    """Where partial results were kept; the hint, which is a note too, stands in the message already."""
+    notes = getattr(error, "__notes__", [])
+    return "".join(f"\n  note: {note}" for note in notes if not note.startswith("hint: "))
+
+
+def _settle(stream: TextIO | None) -> None:
+    """Let the interpreter's own flush at exit succeed, or it would complain about the same pipe or disk again."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno() if stream is not None else 1)
+
+
+def _refuse_mistyped_verb(word: str) -> None:
+    """Say so if ``word``, which is taken for a path, is a verb with a typing error."""
+    from difflib import get_close_matches
+
+    plain = word.isidentifier() or word.replace("-", "").isalnum()
+    if word.startswith("-") or not plain or os.path.exists(word):
+        return
+    from wmcheck.watermark.core.errors import ConfigError
+
+    close = get_close_matches(word, VERBS, n=1)
+    hint = f"did you mean 'wmcheck {close[0]}'?" if close else f"verbs: {', '.join(sorted(VERBS))}"
+    raise ConfigError("neither a verb nor a file", where=word, hint=hint)
 
 
 def refuse_key_arguments(args: Sequence[str]) -> None:
     """Stop before anything runs if a secret key stands on the command line."""
     from wmcheck.watermark.core.errors import KeyFileError
 
+    expected = "file:PATH, env:NAME or keyring:SERVICE/NAME"
     if any("wmk1_" in arg for arg in args):
         raise KeyFileError(
             "a key was given on the command line, where every user of the machine can read it", where="arguments",
-            expected="file:PATH, env:NAME or keyring:SERVICE/NAME",
-            hint="treat that key as leaked: make a new one with 'wmcheck key new -o lab.wmk'",
+            expected=expected, hint="treat that key as leaked: make a new one with 'wmcheck key new -o lab.wmk'",
+        )
+    if "wmk1_" in os.environ.get("WMCHECK_KEY", ""):
+        raise KeyFileError(
+            "the variable holds a key, not where to find one", where="WMCHECK_KEY", expected=expected,
+            hint="put the key into another variable, say LAB_KEY, and set WMCHECK_KEY=env:LAB_KEY",
         )
 
 

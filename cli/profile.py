@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import click
 
@@ -21,16 +22,19 @@ def profile() -> None:
               help="Tokenizer of the deployment [default: the bundled model's].")
 @click.option("--entropy-bits", type=float, help="Typical entropy a token; decides what is INSUFFICIENT.")
 @click.option("--commit-to", multiple=True, metavar="SOURCE", help="Publish this key's commitment in the profile.")
-@click.option("-o", "--output", required=True, metavar="FILE")
+@click.option("-o", "--output", required=True, metavar="FILE", help="New profile; never overwritten.")
 def new(
     scheme: str, settings: tuple[str, ...], tokenizer: str | None, entropy_bits: float | None,
     commit_to: tuple[str, ...], output: str,
 ) -> None:
     """Make a profile for SCHEME: redgreen, gumbel, tournament or reweight."""
     from wmcheck.watermark.bundled import DEFAULT_MODEL
+    from wmcheck.watermark.core.errors import OutputError
     from wmcheck.watermark.profile import DEFAULT_ENTROPY_BITS, Profile
     from wmcheck.watermark.tokenizer import load_tokenizer
 
+    if os.path.lexists(output):
+        raise OutputError("the file exists", where=output, hint="texts in use may depend on it: choose another name")
     made = Profile.create(
         scheme, _parameters(settings), tokenizer=load_tokenizer(tokenizer or DEFAULT_MODEL),
         entropy_bits=DEFAULT_ENTROPY_BITS if entropy_bits is None else entropy_bits,

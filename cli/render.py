@@ -35,7 +35,8 @@ def summary(screened: Sequence[Screened], corpus: Sequence[Detection], alpha: fl
 
 
 def write_rows(
-    layout: str, out: TextIO, screened: Sequence[Screened], corpus: Sequence[Detection], alpha: float, skipped: int
+    layout: str, out: TextIO, screened: Sequence[Screened], corpus: Sequence[Detection], alpha: float, skipped: int, *,
+    complete: bool,
 ) -> None:
     """Table, Markdown or CSV: a row a record with its smallest p-value, then the corpus rows."""
     rows = [cells(one.record, one.verdict(alpha), one.best()) for one in screened]
@@ -45,6 +46,8 @@ def write_rows(
         return
     out.write((render_markdown if layout == "md" else render_table)(rows, COLUMNS))
     counts = summary(screened, corpus, alpha, skipped)
+    if not complete:
+        out.write("\nINCOMPLETE: the run stopped before the end of the input; only the records above are corrected for.\n")
     out.write(
         f"\nalpha {alpha:g}, family-wise, {counts['correction']}. {counts['records']} records: {counts['DETECTED']} DETECTED, "
         f"{counts['NOT_DETECTED']} NOT_DETECTED, {counts['INSUFFICIENT']} INSUFFICIENT; {skipped} skipped.\n"

@@ -16,6 +16,7 @@ import hashlib
 import hmac
 import secrets
 import struct
+from itertools import pairwise
 from typing import NoReturn
 
 from cryptography.hazmat.primitives import hashes
@@ -31,9 +32,9 @@ _CHECKSUM_BYTES = 4
 
 # Keys that peers publish in their code, papers or examples: a watermark under one of them proves nothing.
 PUBLIC_DEFAULTS = frozenset(
-    [0, 1, 42, 123, 1234, 12345, 35317, 15485863, 2971215073, 2**31 - 1, 2**32 - 1, 2**61 - 1, 2**63 - 1, 2**64 - 1]
-    + [654, 400, 836, 123, 340, 443, 597, 160, 57, 29, 590, 639, 13, 715, 468]
-    + [990, 966, 226, 324, 585, 118, 504, 421, 521, 129, 669, 732, 225, 90, 960]
+    (0, 1, 42, 123, 1234, 12345, 35317, 15485863, 2971215073, 2**31 - 1, 2**32 - 1, 2**61 - 1, 2**63 - 1, 2**64 - 1)
+    + (654, 400, 836, 123, 340, 443, 597, 160, 57, 29, 590, 639, 13, 715, 468)
+    + (990, 966, 226, 324, 585, 118, 504, 421, 521, 129, 669, 732, 225, 90, 960)
 )
 
 
@@ -73,7 +74,7 @@ def refuse_weak(secret: bytes, *, where: str = "key") -> None:
         raise KeyFileError("wrong key length", where=where, got=f"{len(secret)} bytes", expected="32 bytes", hint=made)
     if secret in _public_encodings():
         raise KeyFileError("this is a published default key; a watermark under it proves nothing", where=where, hint=made)
-    steps = {(b - a) % 256 for a, b in zip(secret, secret[1:], strict=False)}
+    steps = {(b - a) % 256 for a, b in pairwise(secret)}
     if len(set(secret)) < 12 or len(steps) < 6:
         raise KeyFileError("the key is not random", where=where, expected="32 bytes from a secure generator", hint=made)
 

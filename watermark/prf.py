@@ -94,7 +94,7 @@ class PrfKey:
         size = -(-vocabulary * bits // 128) * 16
         out = np.empty(size + 16, np.uint8)
         nonce = digest.tobytes() + bytes(4)
-        Cipher(algorithms.AES(self.token_key), modes.CTR(nonce)).encryptor().update_into(_zeros(size), out)
+        Cipher(algorithms.AES(self.token_key), modes.CTR(nonce)).encryptor().update_into(_zeros(size), out.data)
         used = out[: vocabulary * (bits // 8)]
         return used if bits == 8 else used.view(np.uint32)
 
@@ -111,10 +111,10 @@ def _ecb(key: bytes) -> CipherContext:
 
 def _encrypt(cipher: CipherContext, blocks: U32) -> U32:
     out = np.empty(blocks.nbytes + 16, np.uint8)
-    cipher.update_into(blocks.reshape(-1).view(np.uint8), out)
+    cipher.update_into(blocks.reshape(-1).view(np.uint8).data, out.data)
     return out[: blocks.nbytes].view(np.uint32).reshape(-1, 4)
 
 
 @lru_cache(maxsize=8)
-def _zeros(size: int) -> U8:
-    return np.zeros(size, np.uint8)
+def _zeros(size: int) -> bytes:
+    return bytes(size)

@@ -1,6 +1,6 @@
 """One keyed function a row of a generation batch, on whatever device the logits live.
 
-The CPU uses AES instructions row by row, so that a row's vocabulary stays in cache; other devices take the whole batch
+The CPU uses AES instructions, a few rows at a time so that their vocabulary stays in cache; other devices take the whole batch
 through :class:`~wmcheck.watermark.prf_torch.TorchPrf`. A faster kernel for a device is one more line in :meth:`RowKeys._backend`.
 """
 
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from wmcheck.watermark.prf import PrfKey, anchor_order
 from wmcheck.watermark.prf_torch import TorchPrf
+
+# A few rows stay in the cache, and each tensor operation on them is long enough to pay for waking other threads.
+CPU_ROWS = 4
 
 
 class _CpuPrf:
@@ -64,7 +67,7 @@ class RowKeys:
 
     def lanes(self, digests: Tensor, vocabulary: int, bits: int) -> Iterator[tuple[slice, Tensor]]:
         """Chunks of rows with the lanes of their vocabulary: (rows, uint8 or int32 [b, V])."""
-        step = len(self) if self.whole else 1
+        step = len(self) if self.whole else CPU_ROWS
         for start in range(0, len(self), step):
             rows = slice(start, start + step)
             yield rows, self._prf.lanes(rows, digests[rows], vocabulary, bits)

@@ -117,11 +117,11 @@ def make_scheme(name: str, parameters: Mapping[str, Any], *, where: str = "schem
         raise ProfileError(f"bad parameters for scheme '{name}'", where=where, got=detail) from None
 
 
-def check_integer(name: str, value: object, low: int, high: int) -> int:
+def check_integer(name: str, value: Any, low: int, high: int) -> int:
     """``value`` if it is an integer within bounds, else a ``ProfileError`` that names the parameter."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ProfileError("impossible parameter", where=name, got=repr(value), expected=f"an integer from {low} to {high}")
-    return value
+    return int(value)
 
 
 def check_number(name: str, value: object, low: float, high: float) -> float:

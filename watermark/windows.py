@@ -83,8 +83,9 @@ def in_document(codes: U64, document: I64) -> U64:
 def first_occurrences(codes: U64) -> I64:
     """Indices, increasing, of the first occurrence of each distinct code.
 
-    ``codes`` must be well mixed (outputs of :func:`mix64`). The index shares a word with the top bits of the code so that one plain sort does the work. Two different codes may
-    then count as equal (probability n^2 / 2^(64 - 2 log2 n)); an item is dropped for nothing, and validity is untouched.
+    ``codes`` must be well mixed (outputs of :func:`mix64`). The index shares a word with the top bits of the code so that
+    one plain sort does the work. Two different codes may then count as equal (about n^3 / 2^65 such pairs); one item is
+    dropped for nothing, and validity is untouched.
     """
     n = len(codes)
     if n < 2:
@@ -96,9 +97,9 @@ def first_occurrences(codes: U64) -> I64:
     fresh = np.empty(n, bool)
     fresh[0] = True
     np.not_equal(packed[1:] >> bits, packed[:-1] >> bits, out=fresh[1:])
-    kept = (packed[fresh] & mask).astype(np.int64)
-    kept.sort()
-    return kept
+    first = np.zeros(n, bool)
+    first[(packed[fresh] & mask).astype(np.int64)] = True
+    return np.flatnonzero(first)
 
 
 def make_items(documents: Sequence[Document], width: int, special: I64, *, window_rule: bool) -> Items:

@@ -135,7 +135,8 @@ def main() -> None:
         if step % 250 == 0 or step == 20:
             nats, bits = evaluate(model, valid)
             history.append({"step": step, "seconds": round(time.time() - started), "valid_nats": round(nats, 4)})
-            print(f"step {step} {time.time() - started:.0f} s train {loss.item():.3f} valid {nats:.3f} entropy {bits:.2f}", flush=True)
+            seconds = time.time() - started
+            print(f"step {step} {seconds:.0f} s train {loss.item():.3f} valid {nats:.3f} entropy {bits:.2f}", flush=True)
             if nats < best:
                 best = nats
                 model.save_pretrained(args.out)

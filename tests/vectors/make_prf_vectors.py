@@ -33,6 +33,7 @@ FUNCTIONS = [
 ]
 TOKENS = [0, 1, 3, 4, 15, 16, 17, 1000, 128_255, LARGEST]
 STREAM = 18  # one whole block of 8-bit lanes and a part of the next
+CASES = 16
 SCHEMES = [
     ("redgreen", {"width": 0}), ("redgreen", {"width": 2, "green": 128}), ("redgreen", {"width": 3, "rule": "min"}),
     ("redgreen", {"width": 3, "rule": "self"}), ("gumbel", {"width": 4}), ("tournament", {"width": 5, "layers": 30}),
@@ -51,7 +52,9 @@ def build() -> dict[str, Any]:
 def _key(secret: bytes) -> dict[str, Any]:
     root = SecretKey(secret)
     tenants = [_tenant(root.tenant(*labels)) for labels in TENANTS]
-    return {"secret": secret.hex(), "text": root.reveal(), "id": root.id, "commitment": root.commitment, "tenants": tenants}
+    return {
+        "secret": secret.hex(), "text": root.reveal(), "id": root.id, "commitment": root.commitment, "tenants": tenants
+    }
 
 
 def _tenant(key: TenantKey) -> dict[str, Any]:
@@ -86,8 +89,9 @@ def _scores(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
     scheme = make_scheme(name, parameters)
     key = SecretKey(SECRETS[0]).tenant(*TENANTS[1])
     # Few distinct ids, so that min and self hash meet ties and candidates that stand in their own window.
-    windows = np.array([_ids(f"{name} {case}", scheme.width, 7) for case in range(16)], np.uint32).reshape(16, scheme.width)
-    tokens = np.array([_ids(f"{name} token {case}", 1, 7)[0] for case in range(16)], np.int64)
+    windows = np.array([_ids(f"{name} {case}", scheme.width, 7) for case in range(CASES)], np.uint32)
+    windows = windows.reshape(CASES, scheme.width)
+    tokens = np.array([_ids(f"{name} token {case}", 1, 7)[0] for case in range(CASES)], np.int64)
     scores = scheme.score(windows, tokens, PrfKey.derive(key, scheme.label()))
     return {
         "scheme": name, "parameters": scheme.parameters(), "label": scheme.label(), "key": 0, "tenant": 1,
@@ -107,7 +111,8 @@ def _ids(name: str, count: int, below: int) -> list[int]:
 def render(content: dict[str, Any]) -> str:
     """JSON with one line a list of plain values."""
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    return re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
+    flat = re.sub(r"\[([^\[\]{}]*)\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    return flat + "\n"
 
 
 if __name__ == "__main__":

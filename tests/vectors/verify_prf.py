@@ -57,7 +57,7 @@ def round_keys(key: bytes) -> list[list[int]]:
             last[0] ^= constant
             constant = times(2, constant)
         words.append([a ^ b for a, b in zip(words[place - 4], last, strict=True)])
-    return [sum(words[4 * turn : 4 * turn + 4], []) for turn in range(11)]
+    return [[byte for word in words[4 * turn : 4 * turn + 4] for byte in word] for turn in range(11)]
 
 
 def aes(key: bytes, block: bytes) -> bytes:
@@ -69,7 +69,8 @@ def aes(key: bytes, block: bytes) -> bytes:
         if turn < 10:
             columns = [state[place : place + 4] for place in range(0, 16, 4)]
             state = [
-                DOUBLE[c[r]] ^ TRIPLE[c[(r + 1) % 4]] ^ c[(r + 2) % 4] ^ c[(r + 3) % 4] for c in columns for r in range(4)
+                DOUBLE[c[r]] ^ TRIPLE[c[(r + 1) % 4]] ^ c[(r + 2) % 4] ^ c[(r + 3) % 4]
+                for c in columns for r in range(4)
             ]
         state = [a ^ b for a, b in zip(state, keys[turn], strict=True)]
     return bytes(state)
@@ -142,7 +143,7 @@ def seed(ctx: bytes, rule: str, window: tuple[int, ...], token: int) -> bytes:
     """The digest that decides the lane of ``token``."""
     if rule == "left":
         return digest(ctx, window)
-    runners = window + (token,) if rule == "self" else window
+    runners = (*window, token) if rule == "self" else window
     return min((digest(ctx, (runner,)) for runner in runners), key=order)  # the first of equals, the candidate last
 
 
@@ -164,8 +165,8 @@ class Comparison:
 
     def same(self, where: str, found: object, expected: object) -> None:
         self.values += 1
-        close = isinstance(found, float) and isinstance(expected, float) and math.isclose(found, expected, rel_tol=1e-12)
-        if found != expected and not close:
+        numbers = isinstance(found, float) and isinstance(expected, float)
+        if found != expected and not (numbers and math.isclose(found, expected, rel_tol=1e-12)):
             self.wrong += 1
             print(f"{where}: computed {found}, the file has {expected}")
 

@@ -5,8 +5,7 @@ tilted by ``e^(t s)``, ``P(S >= x) = e^(K(t) - t x) * sum_{s >= x} P(S' = s) e^(
 ``K'(t) = x`` puts x in the middle of S', so the sum is of order one however small the tail. The masses of S' on a
 window of the lattice are the inverse discrete Fourier transform of its characteristic function; their damped sum is a
 geometric series at each frequency, so it is formed directly from the frequencies where the function is not negligible.
-The error bound adds up mass outside the window, wrapped around or left out (Bernstein's inequality for S'), and
-rounding (frequency by frequency, the modulus of the term times a generous count of operations, standard model).
+The error bound adds up mass outside the window (Bernstein) and rounding (at each frequency, modulus times operations).
 
 References:
     Butler, Saddlepoint Approximations, 1.2 (tilting); Boucheron et al., Concentration Inequalities, 2.10 (Bernstein).
@@ -52,7 +51,7 @@ def weighted_bernoulli_log_sf(total: int, weights: ArrayLike, counts: ArrayLike,
 def weighted_bernoulli_tail(total: int, weights: ArrayLike, counts: ArrayLike, p: float) -> Tail:
     """P(sum_j w_j B_j >= total) for B_j ~ Bin(counts_j, p), with an error bound; method in the module's text.
 
-    Weights are positive whole numbers; the counts, one for each, may sum to tens of millions; 0 < p < 1.
+    Weights are whole and positive, counts (one a weight) whole and summing up to tens of millions; 0 < p < 1.
     """
     return _Sum.make(weights, counts, p).tail(int(total), 1)
 
@@ -91,10 +90,10 @@ class _Sum:
     @classmethod
     def make(cls, weights: ArrayLike, counts: ArrayLike, p: float) -> _Sum:
         w, c = np.asarray(weights), np.asarray(counts)
-        if w.ndim != 1 or w.shape != c.shape or np.any(w != np.rint(w)) or np.any(c != np.rint(c)):
-            raise ValueError("weighted Bernoulli tail: weights and counts must be whole numbers, one count a weight")
-        if np.any(w < 1) or np.any(c < 0) or not 0.0 < p < 1.0:
-            raise ValueError("weighted Bernoulli tail: need weights >= 1, counts >= 0 and 0 < p < 1")
+        if w.ndim != 1 or w.shape != c.shape or np.any((w != np.rint(w)) | (c != np.rint(c)) | (w < 1) | (c < 0)):
+            raise ValueError("weighted Bernoulli tail: need whole weights of 1 or more and as many whole counts")
+        if not 0.0 < p < 1.0:
+            raise ValueError(f"weighted Bernoulli tail: need 0 < p < 1, got {p}")
         merged, where = np.unique(w[c > 0].astype(np.int64), return_inverse=True)
         step = max(1, int(np.gcd.reduce(merged)))
         sums = np.bincount(where, c[c > 0], merged.size).astype(np.int64)
@@ -102,10 +101,8 @@ class _Sum:
 
     def tail(self, total: int, n: int) -> Tail:
         total, top = -(-total // self.step), n * self.top
-        if total <= 0:
-            return Tail(0.0, -math.inf)
-        if total > top:
-            return Tail(-math.inf, -math.inf)
+        if total <= 0 or total > top:
+            return Tail(0.0 if total <= 0 else -math.inf, -math.inf)
         if total > top - int(self.weights[0]):
             value = n * int(self.counts.sum()) * math.log(self.p)
             return Tail(value, value + math.log(math.expm1(-8 * _EPS * value) + 8 * _EPS))
@@ -140,18 +137,17 @@ class _Sum:
     def table(self, n: Ints, totals: Ints) -> Floats:
         """Upper log tails from shared laws; NaN where a law of its own is needed."""
         out = np.full(totals.shape, np.nan)
-        squares = float((self.counts * self.weights.astype(np.float64) ** 2).sum())
-        lengths, where = np.unique(n, return_inverse=True)
-        sizes = np.array([self.window(int(m), None) for m in lengths], dtype=np.int64)[where]
-        for size in np.unique(sizes):
-            chosen = np.flatnonzero(sizes == size)
+        octaves = np.frexp(n)[1]
+        for octave in np.unique(octaves):
+            # Laws are laid out by the octave of n, not by the n at hand: the same question always gets the same digits.
+            chosen, highest = np.flatnonzero(octaves == octave), (1 << int(octave)) - 1
             # Spaced so that no total lies much more than three standard deviations from the mean of its law.
-            tilts = np.arange(4097) * (6.0 / math.sqrt(squares / 4.0 * float(n[chosen].max())))
+            tilts = np.arange(4097) * 12.0 / math.sqrt(float(self.counts @ self.weights**2) * highest)
             means = special.expit(self.odds(tilts[:, None])) @ (self.weights * self.counts).astype(np.float64)
             index = np.searchsorted((means[1:] + means[:-1]) / 2.0, totals[chosen] / n[chosen])
             for i in np.unique(index):
                 group = chosen[index == i]
-                tilted = _Tilted.make(self, float(tilts[i]), int(size), int(n[group].min()))
+                tilted = _Tilted.make(self, float(tilts[i]), self.window(highest, None), (highest + 1) // 2)
                 for m in np.unique(n[group]):
                     same = group[n[group] == m]
                     for at in np.array_split(same, 1 + same.size * tilted.k.size // 500_000):
@@ -194,18 +190,17 @@ class _Tilted:
     def tails(self, n: int, totals: Ints) -> tuple[Floats, Floats]:
         """Log tails of the sum of n items at the totals, and logs of the bounds of their errors."""
         item, t, size, k = self.item, self.tilt, self.size, self.k
-        mean = n * float((item.weights * item.counts) @ special.expit(item.odds(t)))
-        lowest = 0 if size > n * item.top else round(mean) - size // 2
+        middle = round(n * float((item.weights * item.counts) @ special.expit(item.odds(t))))
+        lowest = 0 if size > n * item.top else middle - size // 2
         first = np.maximum(totals, lowest)
         count = np.maximum(lowest + size - first, 0)
         # Geometric series over the window: (1 - z^count) / (1 - z) with z = e^(-t - i omega).
         sine, cosine, _ = _half_angle(k, 1, size)
-        divisor = -math.expm1(-t) + math.exp(-t) * 2.0 * sine * (sine + 1j * cosine)
-        divisor[0] = 1.0
+        divisor = -math.expm1(-t) + math.exp(-t) * 2.0 * sine * (sine + 1j * cosine) + (k == 0)
         modulus = np.exp(n * self.log_modulus) * np.where((k == 0) | (2 * k == size), 1.0, 2.0) / size
         angle = n * self.phase + 2.0 * np.pi / size * (k * ((n * self.shift - first) % size)[:, None] % size)
         end = 2.0 * np.pi / size * (k * (count % size)[:, None] % size)
-        series = (1.0 - np.exp(-t * count)[:, None] * np.exp(-1j * end)) / divisor
+        series = (1.0 - np.exp(-t * count[:, None] - 1j * end)) / divisor
         series[:, 0] = count if t == 0.0 else np.expm1(-t * count) / math.expm1(-t)
         value = np.maximum((modulus * (np.exp(1j * angle) * series).real).sum(axis=1), 0.0)
         steps = modulus * (16.0 * n * (self.turns - self.log_modulus) + 250.0)
@@ -221,8 +216,8 @@ class _Tilted:
 
     def _exponent(self, n: int, totals: Ints) -> tuple[Floats, Floats, float]:
         """``K(t) - t total``, the bound of its error, and the relative error from rounding the tilted probabilities."""
-        # Minus the divergence of the tilted law plus t times the residual of its mean: no large terms cancel, and the
-        # rounding of the tilted probabilities drops out to first order. In the masses it stays, times B_j's spread.
+        # As minus a divergence plus t times the mean's residual no large terms cancel, and the rounding of the tilted
+        # probabilities drops out to first order; in the masses it stays, times the spread of each B_j.
         item, t, p = self.item, self.tilt, self.item.p
         moments = (item.weights * item.counts).astype(np.float64)
         up, down = special.expit(item.odds(t)), special.expit(-item.odds(t))

@@ -49,8 +49,8 @@ class ExactSum:
     name: ClassVar[str] = "sum"
 
     def evaluate(self, scores: NDArray[np.float64], document: NDArray[np.int64], documents: int, null: Null) -> Evidence:
-        totals = np.bincount(document, weights=scores, minlength=documents)
-        n = np.bincount(document, minlength=documents)
+        totals = np.bincount(document, weights=scores, minlength=documents).astype(np.float64)
+        n = np.bincount(document, minlength=documents).astype(np.int64)
         return Evidence(totals, n, null.log_sf(totals, n))
 
 

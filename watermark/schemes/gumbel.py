@@ -84,8 +84,7 @@ def _log_exponential(words: Tensor) -> Tensor:
     """``log(-log u)`` of ``u = (w + 1/2) / 2^32`` in float32, accurate where ``u`` is near 1, the case that wins."""
     import torch
 
-    rest = torch.bitwise_not(words)
-    above = rest.to(torch.float32)
-    # `rest` carries unsigned bits: negative numbers stand for those from 2^31 up.
-    above = torch.where(rest < 0, above + 2.0**32, above).add_(0.5).mul_(2.0**-32).clamp_(max=1.0 - 2.0**-24)
-    return torch.log1p(above.neg_()).neg_().log_()
+    # 1 - u from the complement, as float32 keeps small numbers to full relative precision.
+    above = torch.bitwise_not(words).view(torch.uint32).to(torch.float32)
+    above = above.add_(0.5).mul_(-(2.0**-32)).clamp_(min=2.0**-24 - 1.0)
+    return above.log1p_().neg_().log_()

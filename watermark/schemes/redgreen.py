@@ -73,7 +73,8 @@ class RedGreen:
         ids = windows if self.rule == "min" else np.concatenate([windows, tokens[:, None].astype(np.uint32)], axis=1)
         singles = key.digests(np.ascontiguousarray(ids).reshape(-1, 1)).reshape(n, ids.shape[1], 3)
         # On a tie the context wins, as in `transform`: argmin takes the first, and the candidate stands last.
-        return singles[np.arange(n), anchor_order(singles).argmin(1)]
+        chosen: U32 = singles[np.arange(n), anchor_order(singles).argmin(1)]
+        return chosen
 
     def score(self, windows: U32, tokens: I64, key: PrfKey) -> NDArray[np.float64]:
         lanes = key.lanes8(self.seeds(windows, tokens, key), tokens)
@@ -105,7 +106,10 @@ class RedGreen:
             if self.rule == "self":
                 order, own = keys.own(rows, logits.shape[1])
                 lanes = torch.where(order < order_of(digests[rows])[:, None], own, lanes)
-            torch.add(logits[rows], (lanes < self.green).to(logits.dtype), alpha=self.delta, out=out[rows])
+            # 1 for lanes below `green`, else 0, in float arithmetic: small integers are exact in every dtype, and comparing
+            # bytes is several times slower on a CPU.
+            coloured = lanes.to(logits.dtype).neg_().add_(self.green).clamp_(0, 1)
+            torch.add(logits[rows], coloured, alpha=self.delta, out=out[rows])
         return out
 
     @classmethod
