@@ -101,7 +101,8 @@ def command_line(key: SecretKey) -> list[str]:
         inside = time.perf_counter() - started
     return [
         "| what | measured |", "|---|---|", f"| `wmcheck --help` | {helped:.2f} s |",
-        f"| `wmcheck` on {count:,} records of about 200 tokens, start-up included | {whole:.2f} s, {count / whole:,.0f} records/s |",
+        f"| `wmcheck` on {count:,} records of about 200 tokens, start-up included | {whole:.2f} s, "
+        f"{count / whole:,.0f} records/s |",
         f"| of the screening itself ({inside:.2f} s): tokenizer | {screen.seconds_encoding / inside:.0%} |",
         f"| of the screening itself: ids to results | {screen.seconds_testing / inside:.0%} |",
     ]

@@ -37,7 +37,7 @@ def read_source(source: str) -> str:
 
 
 def _read_file(name: str) -> str:
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     where = f"file:{name}"
     try:
         if path.stat().st_size > MAX_KEY_FILE_BYTES:
@@ -45,7 +45,7 @@ def _read_file(name: str) -> str:
         text = path.read_text("utf-8")
     except FileNotFoundError:
         raise KeyFileError("no such key file", where=where, hint="make one with: wmcheck key new -o lab.wmk") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise KeyFileError("cannot read the key file", where=where, got=type(error).__name__) from None
     if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         log.warning("%s: other users can read this key (hint: chmod 600 %s)", where, path)

@@ -16,6 +16,7 @@ import hashlib
 import hmac
 import secrets
 import struct
+from functools import cache
 from itertools import pairwise
 from typing import NoReturn
 
@@ -28,14 +29,18 @@ PREFIX = "wmk1_"
 SECRET_BYTES = 32
 ROOT, TENANT = 0, 1
 MAX_LABEL_BYTES = 512
+MAX_PAYLOAD_BYTES = 1 + SECRET_BYTES + MAX_LABEL_BYTES
 _CHECKSUM_BYTES = 4
 
 # Keys that peers publish in their code, papers or examples: a watermark under one of them proves nothing.
-PUBLIC_DEFAULTS = frozenset(
-    (0, 1, 42, 123, 1234, 12345, 35317, 15485863, 2971215073, 2**31 - 1, 2**32 - 1, 2**61 - 1, 2**63 - 1, 2**64 - 1)
-    + (654, 400, 836, 123, 340, 443, 597, 160, 57, 29, 590, 639, 13, 715, 468)
-    + (990, 966, 226, 324, 585, 118, 504, 421, 521, 129, 669, 732, 225, 90, 960)
+_SYNTHID_DEFAULTS = (
+    654, 400, 836, 123, 340, 443, 597, 160, 57, 29, 590, 639, 13, 715, 468,
+    990, 966, 226, 324, 585, 118, 504, 421, 521, 129, 669, 732, 225, 90, 960,
 )
+PUBLIC_DEFAULTS = frozenset((
+    0, 1, 42, 123, 1234, 12345, 35317, 15485863, 2971215073, 2**31 - 1, 2**32 - 1, 2**61 - 1, 2**63 - 1, 2**64 - 1,
+    *_SYNTHID_DEFAULTS,
+))
 
 
 def canonical(*fields: str | bytes) -> bytes:
@@ -49,6 +54,7 @@ def hkdf(secret: bytes, info: bytes, length: int) -> bytes:
     return HKDF(hashes.SHA256(), length, None, info).derive(secret)
 
 
+@cache
 def _public_encodings() -> frozenset[bytes]:
     found = set()
     for number in PUBLIC_DEFAULTS:
@@ -197,10 +203,14 @@ class TenantKey(_Key):
 def check_label(tenant: str, epoch: str) -> None:
     """Refuse labels that a key file cannot carry."""
     label = f"{tenant}\0{epoch}"
-    if label.count("\0") != 1 or len(label.encode()) > MAX_LABEL_BYTES:
+    try:
+        sound = label.count("\0") == 1 and len(label.encode()) <= MAX_LABEL_BYTES
+    except UnicodeEncodeError:
+        sound = False
+    if not sound:
         raise KeyFileError(
             "unusable tenant or epoch name", where="tenant", got=repr(label)[:60],
-            expected=f"no NUL character, at most {MAX_LABEL_BYTES} bytes",
+            expected=f"UTF-8 without NUL, at most {MAX_LABEL_BYTES} bytes",
         )
 
 
@@ -230,13 +240,14 @@ def parse_key(text: str, *, where: str = "key") -> SecretKey | TenantKey:
     Raises:
         KeyFileError: a public default, an unknown version, a damaged or a weak key.
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    stripped = [line.strip() for line in text.removeprefix("\ufeff").splitlines()]
+    lines = [line for line in stripped if line and not line.startswith("#")]
     made = "make one with: wmcheck key new -o lab.wmk"
     if len(lines) != 1:
         raise KeyFileError("no single key line", where=where, got=f"{len(lines)} lines", expected="one wmk1_ line", hint=made)
     line = lines[0]
     if not line.startswith(PREFIX):
-        if line.isdigit() and len(line) < 25 and int(line) in PUBLIC_DEFAULTS:
+        if line.isascii() and line.isdigit() and len(line) < 25 and int(line) in PUBLIC_DEFAULTS:
             raise KeyFileError("this is a published default key; a watermark under it proves nothing", where=where, hint=made)
         known = line.startswith("wmk") and "_" in line[:8]
         raise KeyFileError(
@@ -248,7 +259,7 @@ def parse_key(text: str, *, where: str = "key") -> SecretKey | TenantKey:
         body = base64.b32decode(encoded.upper() + "=" * (-len(encoded) % 8)) if encoded == encoded.lower() else b""
     except ValueError:
         body = b""
-    payload, checksum = body[:-_CHECKSUM_BYTES], body[-_CHECKSUM_BYTES:]
+    payload, checksum = body[:-_CHECKSUM_BYTES][:MAX_PAYLOAD_BYTES], body[-_CHECKSUM_BYTES:]
     plain = base64.b32encode(body).decode().lower().rstrip("=") == encoded
     if not plain or len(payload) < 1 + SECRET_BYTES or not hmac.compare_digest(_checksum(payload), checksum):
         raise KeyFileError(
@@ -263,7 +274,9 @@ def _from_payload(payload: bytes, where: str) -> SecretKey | TenantKey:
     if kind == ROOT and not label:
         return SecretKey(secret, where=where)
     if kind == TENANT and label.count(b"\0") == 1:
-        tenant, epoch = label.decode().split("\0")
+        # Bytes that are not UTF-8 become lone surrogates, which no label may hold.
+        tenant, epoch = label.decode("utf-8", "surrogateescape").split("\0")
+        check_label(tenant, epoch)
         return TenantKey(secret, tenant, epoch, where=where)
     raise KeyFileError("unknown kind of key", where=where, got=f"kind {kind}", expected="0 (root) or 1 (tenant)")
 

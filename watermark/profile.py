@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +25,30 @@ SCHEMA = "wmcheck.profile/"
 VERSION = 1
 DEFAULT_ENTROPY_BITS = 1.0
 _FIELDS = {"schema", "scheme", "parameters", "prf", "tokenizer", "special_ids", "entropy_bits", "commitments"}
-_TOKENIZER_FIELDS = {"name", "digest", "vocabulary"}
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_tokenizer(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict) and set(value) == {"name", "digest", "vocabulary"} and isinstance(value["name"], str)
+        and _is_digest(value["digest"]) and type(value["vocabulary"]) is int and 1 <= value["vocabulary"] <= 2**31
+    )
+
+
+def _is_list(value: Any, sound: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(sound(item) for item in value)
+
+
+_SOUND: dict[str, Callable[[Any], bool]] = {
+    "parameters": lambda value: isinstance(value, dict),
+    "tokenizer": _is_tokenizer,
+    "special_ids": lambda value: _is_list(value, lambda number: type(number) is int and 0 <= number < 2**31),
+    "entropy_bits": lambda value: type(value) in (int, float) and 0 < value <= 32,
+    "commitments": lambda value: _is_list(value, _is_digest),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +137,10 @@ class Profile:
         """
         where = str(path)
         try:
-            data = json.loads(Path(path).expanduser().read_text("utf-8"))
+            data = json.loads(Path(os.path.expanduser(path)).read_text("utf-8"))
         except FileNotFoundError:
             raise ProfileError("no such profile", where=where, hint="make one with: wmcheck profile new --help") from None
-        except (OSError, UnicodeDecodeError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ProfileError("not a profile", where=where, got=str(error)[:100], expected="a JSON object") from None
         return cls.from_dict(data, where=where)
 
@@ -132,20 +157,16 @@ class Profile:
             )
         if data["prf"] != PRF_VERSION:
             raise ProfileError("unknown keyed function", where=where, got=repr(data["prf"]), expected=PRF_VERSION)
-        tokenizer, specials = data.get("tokenizer"), data.get("special_ids", [])
-        entropy, commitments = data.get("entropy_bits", DEFAULT_ENTROPY_BITS), data.get("commitments", [])
-        sound = (
-            isinstance(data["parameters"], dict)
-            and (tokenizer is None or (isinstance(tokenizer, dict) and set(tokenizer) == _TOKENIZER_FIELDS))
-            and isinstance(specials, list) and all(type(number) is int and 0 <= number < 2**31 for number in specials)
-            and type(entropy) in (int, float) and 0 < entropy <= 32
-            and isinstance(commitments, list) and all(isinstance(text, str) and len(text) == 64 for text in commitments)
-        )
-        if not sound:
-            raise ProfileError("a field has an impossible value", where=where, expected="see docs/formats.md")
+        for name, sound in _SOUND.items():
+            if name in data and not sound(data[name]):
+                raise ProfileError(
+                    "a field has an impossible value", where=where, got=f"{name} {data[name]!r}"[:80],
+                    expected="see docs/formats.md",
+                )
         return cls(
-            scheme_name=data["scheme"], parameters=data["parameters"], tokenizer=tokenizer, special_ids=tuple(specials),
-            entropy_bits=float(entropy), commitments=tuple(commitments), name=where,
+            scheme_name=data["scheme"], parameters=data["parameters"], tokenizer=data.get("tokenizer"),
+            special_ids=tuple(data.get("special_ids", ())), commitments=tuple(data.get("commitments", ())),
+            entropy_bits=float(data.get("entropy_bits", DEFAULT_ENTROPY_BITS)), name=where,
         )
 
     def check_tokenizer(self, tokenizer: TextTokenizer) -> None:
@@ -176,9 +197,10 @@ class Profile:
 def _check_version(data: Any, where: str) -> None:
     schema = data.get("schema") if isinstance(data, dict) else None
     number = schema.removeprefix(SCHEMA) if isinstance(schema, str) and schema.startswith(SCHEMA) else ""
-    if not number.isdigit():
+    if not (number.isascii() and number.isdigit() and len(number) < 9 and str(int(number)) == number):
         raise ProfileError("not a profile", where=where, got=f"schema {schema!r}"[:80], expected=f"{SCHEMA}{VERSION}")
     if int(number) != VERSION:
         raise ProfileError(
-            "profile of a newer version", where=where, got=str(schema), expected=f"{SCHEMA}{VERSION}", hint="upgrade wmcheck"
+            "profile of a newer version" if int(number) > VERSION else "profile of an unknown version", where=where,
+            got=str(schema), expected=f"{SCHEMA}{VERSION}", hint="upgrade wmcheck",
         )

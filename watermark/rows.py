@@ -1,7 +1,7 @@
 """One keyed function a row of a generation batch, on whatever device the logits live.
 
 The CPU uses AES instructions, a few rows at a time so that their vocabulary stays in cache; other devices take the whole batch
-through :class:`~wmcheck.watermark.prf_torch.TorchPrf`. A faster kernel for a device is one more line in :meth:`RowKeys._backend`.
+through :class:`~wmcheck.watermark.prf_torch.TorchPrf`. A faster kernel for a device is one more choice in :class:`RowKeys`.
 """
 
 from __future__ import annotations

@@ -106,18 +106,20 @@ def make_scheme(name: str, parameters: Mapping[str, Any], *, where: str = "schem
     Raises:
         ProfileError: an unknown scheme or parameter, or an impossible value.
     """
+    if not isinstance(name, str) or name not in SCHEMES:
+        raise ProfileError("unknown scheme", where=where, got=repr(name)[:80], expected=", ".join(SCHEMES))
     try:
-        cls = SCHEMES[name]
-    except KeyError:
-        raise ProfileError("unknown scheme", where=where, got=repr(name), expected=", ".join(SCHEMES)) from None
-    try:
-        return cls(**parameters)
+        return SCHEMES[name](**parameters)
+    except ProfileError as error:
+        raise ProfileError(
+            error.what, where=f"{where}, {error.where}", got=error.got, expected=error.expected, hint=error.hint
+        ) from None
     except TypeError as error:
         detail = str(error).split("__init__() ")[-1]
         raise ProfileError(f"bad parameters for scheme '{name}'", where=where, got=detail) from None
 
 
-def check_integer(name: str, value: Any, low: int, high: int) -> int:
+def check_integer(name: str, value: object, low: int, high: int) -> int:
     """``value`` if it is an integer within bounds, else a ``ProfileError`` that names the parameter."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ProfileError("impossible parameter", where=name, got=repr(value), expected=f"an integer from {low} to {high}")
@@ -133,7 +135,7 @@ def check_number(name: str, value: object, low: float, high: float) -> float:
 
 def uniform_choices(entropy_bits: float) -> int:
     """Number of equally likely tokens that carry ``entropy_bits``, at least 1."""
-    return max(1, round(2.0 ** min(entropy_bits, 16.0)))
+    return int(max(1, round(2.0 ** min(entropy_bits, 16.0))))
 
 
 def left_codes(windows: U32, tokens: I64) -> U64:

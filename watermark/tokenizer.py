@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class TextTokenizer:
         added = backend.get_added_tokens_decoder()
         self.special_ids = tuple(sorted(number for number, token in added.items() if token.special))
         hasher = hashlib.sha256(b"wmcheck/tokenizer/1\0")
-        for token, number in sorted(vocabulary.items(), key=lambda pair: pair[1]):
+        for token, number in sorted(vocabulary.items(), key=lambda pair: (pair[1], pair[0])):
             hasher.update(json.dumps([number, token]).encode())
         hasher.update(json.dumps(backend.encode(PROBE, add_special_tokens=False).ids).encode())
         self.digest = hasher.hexdigest()
@@ -63,11 +64,11 @@ def load_tokenizer(source: str) -> TextTokenizer:
     """
     from tokenizers import Tokenizer
 
-    path = bundled_path(source) if source.startswith(BUNDLED) else Path(source).expanduser()
+    path = bundled_path(source) if source.startswith(BUNDLED) else Path(os.path.expanduser(source))
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file():
         try:
-            return TextTokenizer(Tokenizer.from_file(str(file)), source)
+            return TextTokenizer(_whole(Tokenizer.from_file(str(file))), source)
         except Exception as error:  # the Rust library raises bare Exception
             raise TokenizerError("not a tokenizer file", where=str(file), got=str(error)[:120]) from None
     if not path.exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
@@ -98,4 +99,14 @@ def wrap_tokenizer(tokenizer: Any, source: str = "tokenizer") -> TextTokenizer:
     backend = getattr(tokenizer, "backend_tokenizer", None) or getattr(tokenizer, "_tokenizer", None) or tokenizer
     if not hasattr(backend, "encode_batch_fast"):
         raise TokenizerError("unsupported tokenizer", where=source, got=type(tokenizer).__name__, expected="a fast tokenizer")
-    return TextTokenizer(backend, source)
+    return TextTokenizer(_whole(backend), source)
+
+
+def _whole(backend: Any) -> Any:
+    """A copy that neither cuts nor pads: files and earlier calls of ``transformers`` may have left either on."""
+    from tokenizers import Tokenizer
+
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy

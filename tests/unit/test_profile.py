@@ -139,7 +139,6 @@ def test_other_versions_and_schemas(schema, what):
     assert (error.hint == "upgrade wmcheck") == ("newer" in what)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="_check_version takes digits that int() refuses")
 @pytest.mark.parametrize("number", ["\u00b2", "9" * 5000])
 def test_versions_that_are_no_numbers(number):
     assert refusal(data(schema=f"wmcheck.profile/{number}")).where == "lab.profile.json"
@@ -189,7 +188,6 @@ def test_impossible_values(field, value):
     assert error.expected == "see docs/formats.md"
 
 
-@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="from_dict does not check the values")
 @pytest.mark.parametrize(
     "field, value",
     [("tokenizer", {**TOKENIZER, name: value})
@@ -208,7 +206,6 @@ def test_unknown_schemes(name):
     assert error.expected == "gumbel, redgreen, reweight, tournament"
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="make_scheme looks up an unhashable name")
 @pytest.mark.parametrize("name", [[], {}, ["redgreen"]])
 def test_schemes_that_are_no_names(name):
     assert refusal(data(scheme=name)).what == "unknown scheme"
@@ -238,7 +235,7 @@ BOUNDS = {
 )
 def test_impossible_parameters(scheme, name, value):
     error = refusal(data(scheme=scheme, parameters={name: value}))
-    assert (error.what, error.where, error.got) == ("impossible parameter", name, repr(value))
+    assert (error.what, error.where, error.got) == ("impossible parameter", f"lab.profile.json, {name}", repr(value))
     assert error.expected
 
 
@@ -247,7 +244,6 @@ def test_a_rule_that_needs_a_window(rule):
     assert refusal(data(parameters={"rule": rule, "width": 0})).expected == "an integer from 1 to 16"
 
 
-@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="RedGreen takes any window_rule")
 @pytest.mark.parametrize("value", ["no", 0, 3, [], {}, 1.0])
 def test_a_window_rule_that_is_no_boolean(value):
     refusal(data(parameters={"window_rule": value}))
@@ -285,14 +281,12 @@ def test_files_that_are_not_there(tmp_path):
         Profile.create("gumbel").save(tmp_path / "no" / "p.json")
 
 
-@pytest.mark.xfail(strict=True, raises=RecursionError, reason="json.loads of deep nesting")
 def test_a_file_of_brackets(tmp_path):
     (tmp_path / "p.json").write_text("[" * 100_000)
     with pytest.raises(ProfileError):
         Profile.load(tmp_path / "p.json")
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="Path.expanduser raises RuntimeError")
 def test_the_home_of_nobody():
     with pytest.raises(ProfileError):
         Profile.load("~no-such-user-here/p.json")

@@ -181,7 +181,6 @@ def test_special_ids_come_through_transformers_too(backend):
     assert profile.tokenizer["vocabulary"] == len(fast) == SIZE + 1
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="TextTokenizer keeps its backend's truncation, padding")
 @pytest.mark.parametrize("library", ["tokenizers", "transformers"])
 def test_truncation_and_padding_are_switched_off(library, backend):
     """A tokenizer.json often holds both, and a call of a transformers tokenizer leaves both behind."""
@@ -234,7 +233,6 @@ def test_tokenizers_that_are_not_there(source):
     assert caught.value.expected
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="Path.expanduser raises RuntimeError")
 def test_the_home_of_nobody():
     with pytest.raises(TokenizerError):
         load_tokenizer("~no-such-user-here/tokenizer.json")

@@ -32,7 +32,8 @@ class Detection:
         where: file and line.
         profile: the profile's name; ``scheme`` and ``statistic`` are registry names.
         total: value of the statistic.
-        n_scored: items scored; ``n_repeated`` were left out as repeats, ``n_excluded`` as prompt, special or first ids.
+        n_scored: items scored; ``n_repeated`` were left out as repeats, ``n_excluded`` as special,
+            next to a special id, or first ids without a known prompt.
         log10_p: log10 of the p-value before correction for multiplicity; exact or a proven upper bound.
         log10_p_adjusted: after correction over the ``family`` of tests; None before it is known.
         log10_e: log10 of an e-value, where the statistic has one.

@@ -50,11 +50,13 @@ class RedGreen:
     ) -> None:
         if rule not in RULES:
             raise ProfileError("impossible parameter", where="rule", got=repr(rule), expected=", ".join(RULES))
+        if window_rule is not None and not isinstance(window_rule, bool):
+            raise ProfileError("impossible parameter", where="window_rule", got=repr(window_rule), expected="true or false")
         self.width = check_integer("width", width, 0 if rule == "left" else 1, MAX_WIDTH)
         self.rule = rule
         self.green = check_integer("green", green, 1, 255)
         self.delta = check_number("delta", delta, 0.0, 50.0)
-        self.window_rule = bool(width) if window_rule is None else bool(window_rule and width)
+        self.window_rule = bool(width) and window_rule is not False
         self.key_free_selection = rule == "left"
 
     def parameters(self) -> dict[str, Any]:
