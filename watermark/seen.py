@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wmcheck.watermark.prf import U64
-from wmcheck.watermark.windows import first_occurrences
 
 
 class SeenSet:
@@ -20,14 +19,20 @@ class SeenSet:
 
     def add(self, codes: U64) -> NDArray[np.bool_]:
         """Add codes; bool[n] is True at the first occurrence of each code that was not in the set."""
-        fresh = np.zeros(len(codes), bool)
-        fresh[first_occurrences(codes)] = True
+        order = np.argsort(codes, kind="stable")
+        ranked = codes[order]
+        new = np.ones(len(ranked), bool)
+        np.not_equal(ranked[1:], ranked[:-1], out=new[1:])
         for run in self._runs:
-            place = np.minimum(np.searchsorted(run, codes), len(run) - 1)
-            fresh &= run[place] != codes
-        new = np.sort(codes[fresh])
-        while self._runs and len(self._runs[-1]) <= 2 * len(new):
-            new = np.sort(np.concatenate([self._runs.pop(), new]))
-        if len(new):
-            self._runs.append(new)
+            # Sorted needles walk a run from end to end instead of missing the cache at every probe.
+            place = np.minimum(np.searchsorted(run, ranked), len(run) - 1)
+            new &= run[place] != ranked
+        added = ranked[new]
+        while self._runs and len(self._runs[-1]) <= 2 * len(added):
+            added = np.concatenate([self._runs.pop(), added])
+            added.sort(kind="stable")
+        if len(added):
+            self._runs.append(added)
+        fresh = np.empty(len(codes), bool)
+        fresh[order] = new
         return fresh
