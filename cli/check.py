@@ -82,10 +82,10 @@ class _Run:
         self.alpha: float = options["alpha"]
         statistic = _statistic(options["statistic"])
         candidates = load_candidates(options["profile"], options["key"], options["tenant"], options["epoch"])
-        for candidate in candidates:
-            if candidate.committed is False:
-                text = f"{candidate.profile.name}: does not commit to key {candidate.key.id}"
-                click.echo(f"warning: {printable(text)}", err=True)
+        strange = [candidate for candidate in candidates if candidate.committed is False]
+        for name in dict.fromkeys(candidate.profile.name for candidate in strange):
+            ids = ", ".join(candidate.key.id for candidate in strange if candidate.profile.name == name)
+            click.echo(f"warning: {printable(name)}: does not commit to key {ids}", err=True)
         self.skipped = Skipped(strict=options["strict"], verbose=options["verbose"])
         self.screen: Screen = Screen(
             candidates, tokenizer=options["tokenizer"], statistic=statistic, on_error=self.skipped

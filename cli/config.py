@@ -46,14 +46,14 @@ def load_defaults(folder: Path = Path()) -> dict[str, Any]:
     _refuse_keys(path, data)
     plain = {_name(name): value for name, value in data.items() if not isinstance(value, dict)}
     tables = {name: value for name, value in data.items() if isinstance(value, dict)}
-    _check_values(path, plain)
     unknown = (set(plain) - set().union(*KNOWN.values())) | (set(tables) - set(KNOWN))
     defaults: dict[str, Any] = {}
     for verb, names in KNOWN.items():
         own = {_name(name): value for name, value in tables.get(verb, {}).items()}
         unknown |= {f"{verb}.{name}" for name in set(own) - names}
-        _check_values(path, {name: value for name, value in own.items() if name in names})
-        defaults[verb] = _shaped(verb, {name: value for name, value in {**plain, **own}.items() if name in names})
+        settings = {name: value for name, value in {**plain, **own}.items() if name in names}
+        _check_values(path, settings)
+        defaults[verb] = _shaped(verb, settings)
     if unknown:
         raise _unknown_settings(path, unknown)
     for verb, below in NESTED.items():

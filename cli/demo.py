@@ -11,12 +11,13 @@ from typing import Any
 
 import click
 
-from wmcheck.cli.embed import hide_loading_bars
+from wmcheck.cli.embed import calm_torch
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "redgreen": {"width": 2, "green": 64, "delta": 2.5}, "gumbel": {"width": 4}, "tournament": {"width": 4}
 }
 TENANTS = ("acct-17", "acct-91")
+MODEL = "bundled:stories2m"
 SHORT = 8
 LENGTH = 200
 MARK = "# Made by 'wmcheck demo', which replaces what is in this folder when it runs again.\n"
@@ -30,7 +31,8 @@ def demo(folder: str) -> int:
     _claim(home)
     with chdir(home), _own_settings():
         _say("generating 200-token stories: 3 schemes x 2 tenants, ordinary text, and short texts")
-        _prepare()
+        with calm_torch(MODEL):
+            _prepare()
         _say("$ wmcheck suspect.jsonl")
         code = _wmcheck("suspect.jsonl", "--quiet")
         _say("\nThe same texts under a key that was never used:\n$ wmcheck suspect.jsonl --key file:other.wmk")
@@ -72,8 +74,7 @@ def _prepare() -> None:
         Path(name).unlink(missing_ok=True)
         write_key_file(SecretKey.new(), name)
     key = SecretKey.load("file:lab.wmk")
-    hide_loading_bars()
-    language = load_model("bundled:stories2m")
+    language = load_model(MODEL)
     tenants = [key.tenant(name) for name in TENANTS]
     prompts, sampling = list(STORY_PROMPTS), Sampling(max_new_tokens=LENGTH, ignore_end=True)
     records = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -40,8 +42,7 @@ def embed(prompts_file: str | None, prompts: tuple[str, ...], **options: Any) ->
     profile, key = _watermark(options)
     found = list(prompts) + (_read_prompts(prompts_file, options["field"]) if prompts_file else [])
     inputs = [name for name in (prompts_file, options["profile"], options["key"]) if name]
-    with open_output(options["output"], inputs) as out:
-        hide_loading_bars()
+    with open_output(options["output"], inputs) as out, calm_torch(options["model"]):
         from wmcheck.watermark.embed import STORY_PROMPTS, Sampling, embed_records, load_model
 
         if not found and options["model"] != "bundled:stories2m":
@@ -77,12 +78,25 @@ def _watermark(options: dict[str, Any]) -> tuple[Any, Any]:
     return Profile.load(options["profile"]), as_tenant(key, options["tenant"] or "", options["epoch"] or "")
 
 
-def hide_loading_bars() -> None:
-    """Keep the loading bars of transformers out of logs; on a terminal they stay."""
-    if not sys.stderr.isatty():
-        from transformers.utils import logging
+@contextmanager
+def calm_torch(model: str) -> Iterator[None]:
+    """Keep loading bars out of logs, and the threads of a bundled model at one.
 
+    Threads gain nothing on a model this small, and where other work has the cores they wait for one another: minutes
+    instead of seconds.
+    """
+    import torch
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
         logging.disable_progress_bar()
+    threads = torch.get_num_threads()
+    try:
+        if model.startswith("bundled:"):
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _read_prompts(path: str, field: str | None) -> list[str]:

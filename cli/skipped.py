@@ -53,7 +53,7 @@ class Skipped:
         """Say once, at the end, how much the verdicts are silent about."""
         if self.count:
             total = tested + self.count
-            click.echo(f"warning: {self.count} of {total} records were skipped; no verdict covers them", err=True)
+            click.echo(f"warning: {self.count} of {total} records skipped; no verdict covers them", err=True)
 
     def nothing_left(self, where: str) -> InputError:
         """The error for an input of which no record could be tested."""
