@@ -72,12 +72,16 @@ class RowKeys:
             rows = slice(start, start + step)
             yield rows, self._prf.lanes(rows, digests[rows], vocabulary, bits)
 
-    def own(self, rows: slice, vocabulary: int) -> tuple[Tensor, Tensor]:
-        """Each token taken as its own seed: anchor order int64 [b, V] and 8-bit lane uint8 [b, V]; cached with the key."""
-        pairs = [_own_tables(key, vocabulary, self.device) for key in self.keys[rows]]
-        if len(pairs) == 1:
-            return pairs[0][0][None], pairs[0][1][None]
-        return torch.stack([order for order, _ in pairs]), torch.stack([lane for _, lane in pairs])
+    def put_own(self, rows: slice, lanes: Tensor, digests: Tensor) -> None:
+        """Self hash: write into ``lanes`` [b, V] the own lane of every token that is a smaller anchor than its row's.
+
+        A token's own digest depends on the key alone, so tokens are sorted by it once a key; a row then touches only the
+        one token in ``h + 1`` that wins.
+        """
+        for row, (key, anchor) in enumerate(zip(self.keys[rows], order_of(digests[rows]), strict=True)):
+            order, tokens, own = _own_tables(key, lanes.shape[1], self.device)
+            winners = int(torch.searchsorted(order, anchor))
+            lanes[row, tokens[:winners]] = own[:winners]
 
 
 def order_of(digests: Tensor) -> Tensor:
@@ -86,12 +90,15 @@ def order_of(digests: Tensor) -> Tensor:
     return words[..., 0] << 31 | words[..., 1] >> 1
 
 
-def _own_tables(key: PrfKey, vocabulary: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _own_tables(key: PrfKey, vocabulary: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(anchor order int64 [V] ascending, token int64 [V], own 8-bit lane uint8 [V]); cached with the key."""
     name = ("own", vocabulary, str(device))
     if name not in key.cache:
         tokens = np.arange(vocabulary, dtype=np.int64)
         digests = key.digests(tokens[:, None].astype(np.uint32))
-        order, lanes = anchor_order(digests), key.lanes8(digests, tokens)
-        key.cache[name] = torch.from_numpy(order).to(device), torch.from_numpy(lanes).to(device)
-    found: tuple[Tensor, Tensor] = key.cache[name]  # type: ignore[assignment]
+        order = anchor_order(digests)
+        ranks = np.argsort(order)
+        parts = order[ranks], tokens[ranks], key.lanes8(digests, tokens)[ranks]
+        key.cache[name] = tuple(torch.from_numpy(part).to(device) for part in parts)
+    found: tuple[Tensor, Tensor, Tensor] = key.cache[name]  # type: ignore[assignment]
     return found

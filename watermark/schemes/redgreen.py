@@ -100,14 +100,11 @@ class RedGreen:
     def transform(self, windows: Tensor, logits: Tensor, keys: RowKeys) -> Tensor:
         import torch
 
-        from wmcheck.watermark.rows import order_of
-
         digests = keys.digests(windows) if self.rule == "left" else keys.anchors(windows)
         out = torch.empty_like(logits)
         for rows, lanes in keys.lanes(digests, logits.shape[1], 8):
             if self.rule == "self":
-                order, own = keys.own(rows, logits.shape[1])
-                lanes = torch.where(order < order_of(digests[rows])[:, None], own, lanes)
+                keys.put_own(rows, lanes, digests)
             # 1 for lanes below `green`, else 0, in float arithmetic: small integers are exact in every dtype, and comparing
             # bytes is several times slower on a CPU.
             coloured = lanes.to(logits.dtype).neg_().add_(self.green).clamp_(0, 1)
