@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from wmcheck.watermark.core.statistics import STATISTICS, Evidence, Statistic
 from wmcheck.watermark.keys import SecretKey, TenantKey, as_tenant
 from wmcheck.watermark.prf import I64, MAX_TOKEN_ID, PrfKey
 from wmcheck.watermark.profile import Profile
-from wmcheck.watermark.scheme import Scheme
 from wmcheck.watermark.seen import SeenSet
 from wmcheck.watermark.windows import Document, Items, first_occurrences, in_document, make_items
 
@@ -94,6 +93,7 @@ class Detector:
         shared: dict[tuple[object, ...], SeenSet] = {}
         self._pools: list[_Pool] = []
         self._keep_corpus = corpus
+        self._plans: dict[tuple[int, int], float] = {}
         for candidate in self.candidates:
             # Without a key in the selection, candidates with the same windows see the same items as new.
             group = candidate.selection if candidate.profile.scheme.key_free_selection else (id(candidate),)
@@ -169,10 +169,20 @@ class Detector:
         return Detection(
             document=document, where=where, profile=profile.name, scheme=profile.scheme_name, statistic=self.statistic.name,
             total=total, n_scored=n, n_repeated=repeated, n_excluded=excluded, log10_p=log_p / LOG10,
-            log10_p_expected=_expected(profile.scheme, profile.entropy_bits, n), null=profile.scheme.null().describe(n), key_id=key.id,
+            log10_p_expected=self._expected(profile, n), null=profile.scheme.null().describe(n), key_id=key.id,
             key_commitment=key.commitment, key_committed=candidate.committed, tenant=key.tenant_name, epoch=key.epoch,
             tokens=tokens,
         )
+
+    def _expected(self, profile: Profile, n: int) -> float:
+        """log10 p of a sum that equals its planned mean in watermarked text."""
+        if n == 0:
+            return 0.0
+        place = (id(profile), n)
+        if place not in self._plans:
+            total = math.floor(n * profile.planned_score)
+            self._plans[place] = float(profile.scheme.null().log_sf(np.array([float(total)]), np.array([n]))[0]) / LOG10
+        return self._plans[place]
 
 
 @dataclass(slots=True)
@@ -282,17 +292,3 @@ def _check_ids(document: Document) -> None:
         raise InputError(
             "impossible prompt length", where="tokens", got=str(document.prompt_length), expected=f"0 to {len(ids)}"
         )
-
-
-@lru_cache(maxsize=4096)
-def _expected(scheme: Scheme, entropy_bits: float, n: int) -> float:
-    """log10 p of a sum that equals its planned mean in watermarked text."""
-    if n == 0:
-        return 0.0
-    total = math.floor(n * _planned(scheme, entropy_bits))
-    return float(scheme.null().log_sf(np.array([float(total)]), np.array([n]))[0]) / LOG10
-
-
-@lru_cache(maxsize=256)
-def _planned(scheme: Scheme, entropy_bits: float) -> float:
-    return scheme.expected(entropy_bits)

@@ -83,6 +83,11 @@ class Profile:
         """The scheme, built once."""
         return make_scheme(self.scheme_name, self.parameters, where=self.name or "profile")
 
+    @cached_property
+    def planned_score(self) -> float:
+        """Mean score of an item of watermarked text at ``entropy_bits``: a planning figure."""
+        return self.scheme.expected(self.entropy_bits)
+
     @classmethod
     def create(
         cls, scheme: str, parameters: Mapping[str, Any] | None = None, *, tokenizer: Any = None,

@@ -115,8 +115,9 @@ def make_scheme(name: str, parameters: Mapping[str, Any], *, where: str = "schem
             error.what, where=f"{where}, {error.where}", got=error.got, expected=error.expected, hint=error.hint
         ) from None
     except TypeError as error:
-        detail = str(error).split("__init__() ")[-1]
-        raise ProfileError(f"bad parameters for scheme '{name}'", where=where, got=detail) from None
+        detail = str(error).split("__init__() got an ")[-1]
+        known = ", ".join(SCHEMES[name](**SCHEMES[name].examples()[0]).parameters())
+        raise ProfileError(f"bad parameters for scheme '{name}'", where=where, got=detail, expected=known) from None
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:

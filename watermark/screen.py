@@ -8,17 +8,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from wmcheck.watermark.bundled import DEFAULT_MODEL
 from wmcheck.watermark.core.errors import ConfigError, RecordError
 from wmcheck.watermark.core.records import Record
 from wmcheck.watermark.core.results import Detection, Verdict
 from wmcheck.watermark.detect import Candidate, Detector, correct
-from wmcheck.watermark.prf import I64
+from wmcheck.watermark.prf import I64, MAX_TOKEN_ID
 from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.tokenizer import TextTokenizer, load_tokenizer
 from wmcheck.watermark.windows import Document
 
 BATCH_RECORDS = 256
 BATCH_CHARACTERS = 1_000_000
+# A slow pipe shows its records about this soon.
+BATCH_SECONDS = 1.0
 RECORDED, ENCODED = "recorded", "re-encoded"
 
 
@@ -76,6 +79,8 @@ class Screen:
         self._sources: set[str] = set()
         self.seconds_encoding = self.seconds_testing = 0.0
         self.tokens_tested = 0
+        if tokenizer is not None:
+            self._load_tokenizer()
 
     def run(self, records: Iterable[Record | RecordError]) -> Iterator[Screened]:
         """Test records in order; results come batch by batch, before the last record is read.
@@ -83,7 +88,7 @@ class Screen:
         An exception from ``records`` is raised after the results of what came before it.
         """
         waiting: list[Record] = []
-        size = 0
+        size, tested = 0, time.monotonic()
         try:
             for record in records:
                 if isinstance(record, RecordError):
@@ -91,9 +96,11 @@ class Screen:
                     continue
                 waiting.append(record)
                 size += len(record.text or "") if record.tokens is None else len(record.tokens)
-                if len(waiting) >= BATCH_RECORDS or size >= BATCH_CHARACTERS:
+                late = time.monotonic() - tested > BATCH_SECONDS
+                if len(waiting) >= BATCH_RECORDS or size >= BATCH_CHARACTERS or late:
                     ready, waiting, size = waiting, [], 0
                     yield from self._test(ready)
+                    tested = time.monotonic()
         except GeneratorExit:
             raise
         except BaseException:
@@ -105,10 +112,15 @@ class Screen:
         """The corpus test of everything seen so far, one result a candidate."""
         return self._detector.corpus(where, " and ".join(sorted(self._sources)) or RECORDED)
 
-    def _test(self, records: Sequence[Record]) -> list[Screened]:
-        documents, kept, sources = self._documents(records)
-        if not documents:
-            return []
+    def _test(self, records: Sequence[Record]) -> Iterator[Screened]:
+        """Results of the records that can be tested, then the report of those that cannot (which may raise)."""
+        documents, kept, sources, bad = self._documents(records)
+        if documents:
+            yield from self._results(documents, kept, sources)
+        for error in bad:
+            self._on_error(error)
+
+    def _results(self, documents: Sequence[Document], kept: Sequence[Record], sources: Sequence[str]) -> list[Screened]:
         started = time.perf_counter()
         tested = self._detector.test(documents)
         self.tokens_tested += sum(len(document.ids) - document.prompt_length for document in documents)
@@ -123,9 +135,12 @@ class Screen:
         self.seconds_testing += time.perf_counter() - started
         return found
 
-    def _documents(self, records: Sequence[Record]) -> tuple[list[Document], list[Record], list[str]]:
-        self._load_tokenizer(records)
-        documents, kept, sources = [], [], []
+    def _documents(
+        self, records: Sequence[Record]
+    ) -> tuple[list[Document], list[Record], list[str], list[RecordError]]:
+        if self._tokenizer is None and any(record.tokens is None for record in records):
+            self._load_tokenizer()
+        documents, kept, sources, bad = [], [], [], []
         texts = [record.text or "" for record in records if record.tokens is None]
         prompts = [record.prompt for record in records if record.prompt_tokens is None and record.prompt]
         encoded, encoded_prompts = iter(self._encode(texts)), iter(self._encode_prompts(prompts))
@@ -137,19 +152,18 @@ class Screen:
             try:
                 self._check_range(record, output, prompt)
             except RecordError as error:
-                self._on_error(error)
+                bad.append(error)
                 continue
             documents.append(Document(np.concatenate([prompt, output]), len(prompt)))
             kept.append(record)
             sources.append(ENCODED if record.tokens is None else RECORDED)
-        return documents, kept, sources
+        return documents, kept, sources, bad
 
-    def _load_tokenizer(self, records: Sequence[Record]) -> None:
-        if self._tokenizer is None and any(record.tokens is None for record in records):
-            described = self._profile.tokenizer
-            tokenizer = load_tokenizer(self._source or str(described["name"] if described else "bundled:stories2m"))
-            self._profile.check_tokenizer(tokenizer)
-            self._tokenizer = tokenizer
+    def _load_tokenizer(self) -> None:
+        described = self._profile.tokenizer
+        tokenizer = load_tokenizer(self._source or str(described["name"] if described else DEFAULT_MODEL))
+        self._profile.check_tokenizer(tokenizer)
+        self._tokenizer = tokenizer
 
     def _encode(self, texts: Sequence[str]) -> list[I64]:
         if not texts or self._tokenizer is None:
@@ -166,9 +180,8 @@ class Screen:
         return self._encode([prompt or "" for prompt in prompts])
 
     def _check_range(self, record: Record, output: I64, prompt: I64) -> None:
-        if self._profile.tokenizer is None:
-            return
-        limit = int(self._profile.tokenizer["vocabulary"])
+        described = self._profile.tokenizer
+        limit = int(described["vocabulary"]) if described else MAX_TOKEN_ID + 1
         for ids in (output, prompt):
             if len(ids) and int(ids.max()) >= limit:
                 raise RecordError(

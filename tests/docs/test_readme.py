@@ -42,28 +42,33 @@ def shell(home, script, **options):
     return subprocess.run(["bash", "-ec", script], cwd=home, capture_output=True, text=True, **options)
 
 
-def test_commands_of_the_readme_run_in_order(home):
-    shells = blocks("sh")
+@pytest.fixture(scope="module")
+def made(home):
+    """The folder after the README's first commands: a key and a profile."""
+    found = shell(home, blocks("sh")[1])
+    assert found.returncode == 0, found.stderr
+    return home
+
+
+def test_commands_of_the_readme_run_in_order(made):
+    home, shells = made, blocks("sh")
     assert "make demo" in shells[0]
     assert "make test" in shells[0]
-    made = shell(home, shells[1])
-    assert made.returncode == 0, made.stderr
     (home / "wmcheck.toml").write_text('profile = "lab.profile.json"\nkey = "file:lab.wmk"\n')
     tested = shell(home, shells[2])
     assert tested.returncode == 0, tested.stderr
     assert tested.stdout.count("INSUFFICIENT") >= 6
 
 
-def test_python_of_the_readme_runs(home):
+def test_python_of_the_readme_runs(made):
     import torch
 
     from wmcheck.watermark.embed import load_model
 
-    assert (home / "lab.wmk").exists(), "runs after the commands"
-    language = load_model(str(home / "model"), device="cpu")
+    language = load_model(str(made / "model"), device="cpu")
     inputs = {"input_ids": torch.tensor([[5, 6, 7, 8]]), "attention_mask": torch.ones(1, 4), "max_new_tokens": 8}
     names = {"token_ids": list(range(100)), "model": language.model, "inputs": inputs}
-    with chdir(home):
+    with chdir(made):
         for text in blocks("python"):
             exec(compile(text, "README.md", "exec"), names)
     assert names["result"].n_scored == 88
@@ -72,8 +77,9 @@ def test_python_of_the_readme_runs(home):
 def test_configuration_of_the_readme_is_accepted(home):
     from wmcheck.cli.config import load_defaults
 
-    (home / "wmcheck.toml").write_text(blocks("toml")[0])
-    assert load_defaults(home)["check"]["alpha"] == 1e-6
+    (home / "settings").mkdir()
+    (home / "settings" / "wmcheck.toml").write_text(blocks("toml")[0])
+    assert load_defaults(home / "settings")["check"]["alpha"] == 1e-6
 
 
 def test_links_of_the_readme_lead_somewhere():
@@ -81,11 +87,11 @@ def test_links_of_the_readme_lead_somewhere():
         assert (ROOT / target).exists(), target
 
 
-def test_embed_command_of_the_readme(home):
+def test_embed_command_of_the_readme(made):
     command = re.search(r"`(wmcheck embed [^`]*)`", README).group(1).replace("\n", " ")
-    made = shell(home, command + " --max-new-tokens 8")
-    assert made.returncode == 0, made.stderr
-    assert json.loads((home / "out.jsonl").read_text())["tenant"] == "acct-91"
+    found = shell(made, command + " --max-new-tokens 8")
+    assert found.returncode == 0, found.stderr
+    assert json.loads((made / "out.jsonl").read_text())["tenant"] == "acct-91"
 
 
 def test_exit_codes_of_the_readme():
