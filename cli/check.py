@@ -53,6 +53,8 @@ DEFAULT_ALPHA = 1e-5
               help="Exit 1 if anything is detected, 3 if records are too short or were skipped.")
 @click.option("--strict", is_flag=True, envvar="WMCHECK_STRICT",
               help="Stop at the first bad record; exit 3 if any is too short.")
+@click.option("--family", type=click.IntRange(min=1), metavar="N",
+              help="Tests of the whole investigation, if other runs or keys were tried too [default: those of this run].")
 @click.option("--statistic", default="sum", show_default=True, envvar="WMCHECK_STATISTIC", help="Test statistic.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @click.option("-v", "--verbose", is_flag=True, help="Report every bad record.")
@@ -82,7 +84,7 @@ class _Run:
         self.alpha: float = options["alpha"]
         statistic = _statistic(options["statistic"])
         candidates = load_candidates(options["profile"], options["key"], options["tenant"], options["epoch"])
-        strange = [candidate for candidate in candidates if candidate.committed is False]
+        strange = [candidate for candidate in candidates if candidate.committed == "no"]
         for name in dict.fromkeys(candidate.profile.name for candidate in strange):
             ids = ", ".join(candidate.key.id for candidate in strange if candidate.profile.name == name)
             click.echo(f"warning: {printable(name)}: does not commit to key {ids}", err=True)
@@ -107,6 +109,8 @@ class _Run:
                 self.skipped.summarize(len(self.results))
                 raise
             verdicts = self._finish(out, complete=True)
+        if self.screen.unlike:
+            click.echo(f"warning: in {self.screen.unlike} records the recorded ids do not spell the text", err=True)
         self.skipped.summarize(len(self.results))
         return self._code(verdicts)
 
@@ -146,7 +150,9 @@ class _Run:
         if complete and not self.results:
             raise self.skipped.nothing_left(", ".join(self.paths))
         skipped = self.skipped.count
-        records, corpus = corrected(self.results, self.screen.corpus(", ".join(self.paths)))
+        records, corpus = corrected(
+            self.results, self.screen.corpus(", ".join(self.paths)), family=self.options["family"]
+        )
         layout = self.options["layout"]
         if layout == "json":
             write_json(
@@ -177,6 +183,7 @@ class _Run:
 
         names = (
             "profile", "key", "tenant", "epoch", "tokenizer", "alpha", "field", "tokens_field", "input_format", "statistic",
+            "family",
         )
         plain = {name: list(v) if isinstance(v := self.options[name], tuple) else v for name in names}
         return {"version": __version__, "paths": list(self.paths), **plain}

@@ -11,7 +11,9 @@ from wmcheck.watermark.core.writers import render_markdown, render_table, write_
 from wmcheck.watermark.screen import Screened
 
 SCHEMA = "wmcheck.check/1"
-COLUMNS = ("record", "verdict", "log10 p", "corrected", "n", "scheme", "key id", "tenant", "tokens", "null")
+COLUMNS = (
+    "record", "verdict", "log10 p", "corrected", "n", "scheme", "key id", "tenant", "committed", "tokens", "null",
+)
 FORMATS = ("table", "json", "jsonl", "csv", "md")
 
 
@@ -21,7 +23,7 @@ def cells(name: str, verdict: Verdict, test: Detection) -> dict[str, str]:
     return {
         "record": name, "verdict": str(verdict), "log10 p": f"{test.log10_p:.2f}", "corrected": f"{adjusted:.2f}",
         "n": str(test.n_scored), "scheme": test.scheme, "key id": test.key_id, "tenant": test.tenant or "-",
-        "tokens": test.tokens, "null": test.null,
+        "committed": test.key_committed or "-", "tokens": test.tokens, "null": test.null,
     }
 
 
@@ -29,7 +31,7 @@ def summary(screened: Sequence[Screened], corpus: Sequence[Detection], alpha: fl
     """Counts of the run."""
     verdicts = [one.verdict(alpha) for one in screened]
     counts = {str(answer): verdicts.count(answer) for answer in Verdict}
-    family = next((test.correction for one in screened for test in one.tests), "none")
+    family = next((test.correction for one in screened for test in one.tests), None)
     held = [test for test in corpus if test.verdict(alpha) is Verdict.DETECTED]
     return {"records": len(screened), "skipped": skipped, **counts, "corpus_detected": len(held), "correction": family}
 
@@ -42,7 +44,9 @@ def write_rows(
     rows = [cells(one.record, one.verdict(alpha), one.best()) for one in screened]
     rows += [cells("(corpus)", test.verdict(alpha), test) for test in corpus]
     if layout == "csv":
-        write_csv(rows, COLUMNS, out)
+        # A CSV has no footer to say it in.
+        state = {"alpha": f"{alpha:g}", "complete": "yes" if complete else "no"}
+        write_csv([{**row, **state} for row in rows], (*COLUMNS, *state), out)
         return
     out.write((render_markdown if layout == "md" else render_table)(rows, COLUMNS))
     counts = summary(screened, corpus, alpha, skipped)
@@ -85,4 +89,4 @@ def record_object(one: Screened, alpha: float | None) -> dict[str, Any]:
 
 def line(kind: str, data: Mapping[str, Any]) -> str:
     """One line of the JSON-lines format; ``kind`` is record, verdict, corpus or summary."""
-    return json.dumps({"type": kind, **data}, ensure_ascii=False) + "\n"
+    return json.dumps({"type": kind, "schema": SCHEMA, **data}, ensure_ascii=False) + "\n"

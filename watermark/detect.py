@@ -34,12 +34,12 @@ class Candidate:
     Attributes:
         profile: the watermark contract.
         key: the tenant's key.
-        committed: whether the profile publishes this key's commitment; None if it publishes none.
+        committed: see :meth:`Profile.commits_to`.
     """
 
     profile: Profile
     key: TenantKey
-    committed: bool | None = None
+    committed: str | None = None
 
     @classmethod
     def of(cls, profile: Profile, key: SecretKey | TenantKey, tenant: str = "", epoch: str = "") -> Candidate:
@@ -108,30 +108,27 @@ class Detector:
         for document in documents:
             _check_ids(document)
         batches: dict[tuple[object, ...], _Batch] = {}
-        results = []
-        for candidate, pool in zip(self.candidates, self._pools, strict=True):
+        found = []
+        for candidate in self.candidates:
             batch = batches.get(candidate.selection)
             if batch is None:
                 batch = batches[candidate.selection] = _Batch(documents, candidate.profile)
-            results.append(self._test_one(candidate, batch, pool))
-        return results
-
-    def _test_one(self, candidate: Candidate, batch: _Batch, pool: _Pool) -> Tested:
-        scheme, items, null = candidate.profile.scheme, batch.items, candidate.profile.scheme.null()
-        kept = batch.select(candidate)
-        whole = len(kept) == len(items.tokens)
-        windows = items.windows if whole else items.windows[kept]
-        tokens, owner = (items.tokens, items.document) if whole else (items.tokens[kept], items.document[kept])
-        scores = null.reduce(scheme.score(windows, tokens, candidate.prf))
-        evidence = self.statistic.evaluate(scores, owner, items.documents, null)
-        repeated = items.repeated + np.bincount(items.document, minlength=items.documents) - evidence.n
+            found.append((batch, *self._test_one(candidate, batch)))
         if self._keep_corpus:
-            fresh = batch.new_to(pool.seen, candidate, kept)
-            pool.total += float(scores[fresh].sum())
-            pool.n += int(fresh.sum())
-            pool.n_repeated += int(repeated.sum() + len(fresh) - fresh.sum())
-            pool.n_excluded += int(items.excluded.sum())
-        return Tested(evidence, repeated, items.excluded)
+            # Only now, so that a batch which fails half-way leaves no trace in the corpus.
+            for candidate, pool, (batch, tested, scores) in zip(self.candidates, self._pools, found, strict=True):
+                fresh = batch.new_to(pool.seen, candidate)
+                pool.total += float(scores[fresh].sum())
+                pool.n += int(fresh.sum())
+                pool.n_repeated += int(tested.repeated.sum() + len(fresh) - fresh.sum())
+                pool.n_excluded += int(tested.excluded.sum())
+        return [tested for _, tested, _ in found]
+
+    def _test_one(self, candidate: Candidate, batch: _Batch) -> tuple[Tested, NDArray[np.float64]]:
+        null, items = candidate.profile.scheme.null(), batch.items
+        scores, owner = batch.scores(candidate)
+        evidence = self.statistic.evaluate(scores, owner, items.documents, null)
+        return Tested(evidence, items.eligible - evidence.n, items.excluded), scores
 
     def detections(
         self, tested: Sequence[Tested], index: int, *, document: str = "", where: str = "", tokens: str = "recorded"
@@ -210,23 +207,31 @@ class _Batch:
         return self._codes
 
     def select(self, candidate: Candidate) -> I64:
-        """Indices of the items to score: the first of each (document, effective seed, token)."""
-        scheme = candidate.profile.scheme
-        if scheme.key_free_selection:
-            if self._kept is None:
-                # Distinct windows are distinct pairs already.
-                done = scheme.window_rule
-                self._kept = np.arange(len(self.items.tokens)) if done else self._first(self._code(candidate))
-            return self._kept
-        return self._first(self._code(candidate))
+        """Indices of the items to score: the first of each (document, effective seed, token), unless the prompt has it."""
+        if not candidate.profile.scheme.key_free_selection:
+            return self._first(self._code(candidate))
+        if self._kept is None:
+            # Distinct windows are distinct pairs already.
+            done = candidate.profile.scheme.window_rule and candidate.profile.scheme.width > 0
+            self._kept = np.flatnonzero(self.items.scored) if done else self._first(self._code(candidate))
+        return self._kept
 
     def _first(self, codes: NDArray[np.uint64]) -> I64:
-        return first_occurrences(in_document(codes, self.items.document))
+        first = first_occurrences(in_document(codes, self.items.document))
+        return first[self.items.scored[first]]
 
-    def new_to(self, seen: SeenSet, candidate: Candidate, kept: I64) -> NDArray[np.bool_]:
-        """Which kept items no document before them had, asked once for all candidates that share ``seen``."""
+    def scores(self, candidate: Candidate) -> tuple[NDArray[np.float64], I64]:
+        """Reduced scores of the selected items and the documents they belong to."""
+        kept, items, scheme = self.select(candidate), self.items, candidate.profile.scheme
+        if len(kept) == len(items.tokens):
+            return scheme.null().reduce(scheme.score(items.windows, items.tokens, candidate.prf)), items.document
+        raw = scheme.score(items.windows[kept], items.tokens[kept], candidate.prf)
+        return scheme.null().reduce(raw), items.document[kept]
+
+    def new_to(self, seen: SeenSet, candidate: Candidate) -> NDArray[np.bool_]:
+        """Which selected items no document before them had, asked once for all candidates that share ``seen``."""
         if id(seen) not in self._fresh:
-            self._fresh[id(seen)] = seen.add(self._code(candidate)[kept])
+            self._fresh[id(seen)] = seen.add(self._code(candidate)[self.select(candidate)])
         return self._fresh[id(seen)]
 
 
@@ -247,8 +252,8 @@ def detect_ids(
         The result; ``.verdict(alpha)`` answers at a given error rate. Correct several results with :func:`correct`.
     """
     detector = Detector([Candidate.of(profile, key)], statistic=statistic, corpus=False)
-    tested = detector.test([Document(np.asarray(ids, np.int64), prompt_length)])
-    return detector.detections(tested, 0)[0]
+    tested = detector.test([Document(as_ids(ids), prompt_length)])
+    return correct(detector.detections(tested, 0))[0]
 
 
 def correct(results: Sequence[Detection], *, family: int | None = None) -> list[Detection]:
@@ -269,22 +274,41 @@ def correct(results: Sequence[Detection], *, family: int | None = None) -> list[
 def scan_keys(document: Document, profile: Profile, keys: Sequence[TenantKey]) -> Evidence:
     """Test one document under many keys of one profile; ``Evidence`` has one entry a key, uncorrected."""
     _check_ids(document)
-    scheme, null = profile.scheme, profile.scheme.null()
+    null = profile.scheme.null()
     totals, counts = np.zeros(len(keys)), np.zeros(len(keys), np.int64)
     batch = _Batch([document], profile)
-    items = batch.items
     for place, key in enumerate(keys):
-        candidate = Candidate(profile, key)
-        kept = batch.select(candidate)
-        whole = len(kept) == len(items.tokens)
-        windows, tokens = (items.windows, items.tokens) if whole else (items.windows[kept], items.tokens[kept])
-        totals[place] = null.reduce(scheme.score(windows, tokens, candidate.prf)).sum()
-        counts[place] = len(tokens)
+        scores, _ = batch.scores(Candidate(profile, key))
+        totals[place], counts[place] = scores.sum(), len(scores)
     return Evidence(totals, counts, null.log_sf(totals, counts))
+
+
+def as_ids(ids: Sequence[int] | I64) -> I64:
+    """Token ids as a flat int64 array.
+
+    Raises:
+        InputError: not a flat list of integers.
+    """
+    found = np.asarray(ids)
+    if found.size == 0 and found.ndim == 1:
+        return np.zeros(0, np.int64)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise InputError(
+            "not a list of token ids", where="tokens", got=f"{found.dtype} array of shape {found.shape}",
+            expected="a flat list of integers", hint="pass one row of a batch: ids[0]" if found.ndim == 2 else "",
+        )
+    if found.dtype == np.uint64 and int(found.max()) > MAX_TOKEN_ID:
+        raise InputError("token id out of range", where="tokens", got=str(int(found.max())), expected=f"0 to {MAX_TOKEN_ID}")
+    return found.astype(np.int64)
 
 
 def _check_ids(document: Document) -> None:
     ids = document.ids
+    if not isinstance(document.prompt_length, int) or ids.ndim != 1 or ids.dtype != np.int64:
+        raise InputError(
+            "not a document of token ids", where="tokens", got=f"{ids.dtype} array of shape {ids.shape}",
+            expected="a flat int64 array and a whole prompt length", hint="as_ids(ids) makes one of a list",
+        )
     if len(ids) and (int(ids.min()) < 0 or int(ids.max()) > MAX_TOKEN_ID):
         bad = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
         raise InputError("token id out of range", where="tokens", got=str(bad), expected=f"0 to {MAX_TOKEN_ID}")

@@ -93,6 +93,8 @@ def embed_records(
     """
     from transformers import LogitsProcessorList
 
+    if profile is not None and len(keys) != len(prompts):
+        raise ConfigError("keys do not match prompts", where="embed_records", got=f"{len(keys)} keys for {len(prompts)} prompts")
     if profile is not None and profile.tokenizer is not None:
         profile.check_tokenizer(language.tokenizer)
     # A sequence that starts a document: the model saw its end token there in training.

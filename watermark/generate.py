@@ -30,13 +30,13 @@ class WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
     Args:
         profile: the watermark contract.
         keys: one key for all rows, or one a prompt; None lets a prompt opt out. A root key stands for its tenant ``""``.
-            With beams or several sequences a prompt, each key serves the rows of its prompt.
+        rows_per_key: rows of each prompt: beams times returned sequences.
 
     Raises:
-        ConfigError: no keys, or (at the call) rows that are not a multiple of the keys.
+        ConfigError: no keys, or (at the call) another number of rows than keys times ``rows_per_key``.
     """
 
-    def __init__(self, profile: Profile, keys: Key | Sequence[Key]) -> None:
+    def __init__(self, profile: Profile, keys: Key | Sequence[Key], *, rows_per_key: int = 1) -> None:
         self.profile = profile
         listed = [keys] if keys is None or isinstance(keys, (SecretKey, TenantKey)) else list(keys)
         if not listed:
@@ -44,6 +44,9 @@ class WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
         label = profile.scheme.label()
         made = {key: PrfKey.derive(key.tenant() if isinstance(key, SecretKey) else key, label) for key in listed if key}
         self._prfs: list[PrfKey | None] = [made[key] if key else None for key in listed]
+        # One key that was not given as a list serves a batch of any size.
+        self._any_rows = not isinstance(keys, Sequence)
+        self._each = rows_per_key
         self._special: dict[torch.device, Tensor] = {}
         self._rows: dict[tuple[object, ...], RowKeys] = {}
 
@@ -54,11 +57,11 @@ class WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The watermarked scores, for ``input_ids`` int64 [B, L] and ``scores`` [B, V]."""
         scheme, count = self.profile.scheme, input_ids.shape[0]
-        each, rest = divmod(count, len(self._prfs))
-        if rest:
+        each = count if self._any_rows else self._each
+        if count != each * len(self._prfs):
             raise ConfigError(
                 "rows do not match keys", where="WatermarkProcessor", got=f"{count} rows for {len(self._prfs)} keys",
-                expected="a multiple of the number of keys",
+                expected=f"{each * len(self._prfs)} rows", hint="with beams or several sequences a prompt, say rows_per_key",
             )
         prfs = [prf for prf in self._prfs for _ in range(each)]
         special = self._special_on(input_ids.device)

@@ -126,6 +126,9 @@ class _Key:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret key is not pickled; give workers a key source such as 'file:lab.wmk'")
 
+    def __getstate__(self) -> NoReturn:
+        self.__reduce__()
+
     def __copy__(self) -> _Key:
         return self
 
@@ -235,11 +238,21 @@ def _checksum(body: bytes) -> bytes:
 
 
 def parse_key(text: str, *, where: str = "key") -> SecretKey | TenantKey:
-    """Read key text version 1; the message of an error never contains the text.
+    """Read key text version 1; neither the message nor the frames of an error hold the text.
 
     Raises:
         KeyFileError: a public default, an unknown version, a damaged or a weak key.
     """
+    try:
+        return _parse(text, where)
+    except KeyFileError as error:
+        failure = error.with_traceback(None)
+    # Raised from here, so that tools which print the locals of every frame have no secret to print.
+    del text
+    raise failure
+
+
+def _parse(text: str, where: str) -> SecretKey | TenantKey:
     stripped = [line.strip() for line in text.removeprefix("\ufeff").splitlines()]
     lines = [line for line in stripped if line and not line.startswith("#")]
     made = "make one with: wmcheck key new -o lab.wmk"

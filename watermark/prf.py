@@ -18,7 +18,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from wmcheck.watermark.keys import TenantKey
@@ -35,13 +35,11 @@ I64 = NDArray[np.int64]
 class PrfKey:
     """The keyed function of one tenant key under one label. Holds secrets: no repr, not pickled."""
 
-    __slots__ = ("_ctx", "_tok", "cache", "context_key", "token_key")
+    __slots__ = ("_context_key", "_token_key", "cache")
 
     def __init__(self, context_key: bytes, token_key: bytes) -> None:
-        self.context_key = context_key
-        self.token_key = token_key
-        self._ctx = _ecb(context_key)
-        self._tok = _ecb(token_key)
+        self._context_key = context_key
+        self._token_key = token_key
         self.cache: dict[object, object] = {}
 
     @classmethod
@@ -51,6 +49,10 @@ class PrfKey:
 
     def __repr__(self) -> str:
         return "PrfKey(...)"
+
+    def secrets(self) -> tuple[bytes, bytes]:
+        """The two AES keys, for an implementation on another device. They ARE secret."""
+        return self._context_key, self._token_key
 
     def __reduce__(self) -> str:
         raise TypeError("a keyed function holds secrets and is not pickled")
@@ -68,9 +70,9 @@ class PrfKey:
         blocks = max(1, -(-width // 4))
         message = np.zeros((n, blocks * 4), np.uint32)
         message[:, :width] = windows
-        state = _encrypt(self._ctx, np.ascontiguousarray(message[:, :4]))
+        state = _encrypt(self._context_key, np.ascontiguousarray(message[:, :4]))
         for block in range(1, blocks):
-            state = _encrypt(self._ctx, state ^ message[:, 4 * block : 4 * block + 4])
+            state = _encrypt(self._context_key, state ^ message[:, 4 * block : 4 * block + 4])
         return state[:, :3]
 
     def lanes8(self, digests: U32, tokens: I64) -> U8:
@@ -87,14 +89,14 @@ class PrfKey:
         message = np.empty((len(index), 4), np.uint32)
         message[:, :3] = digests
         message[:, 3] = index.astype(">u4").view(np.uint32)
-        return _encrypt(self._tok, message)
+        return _encrypt(self._token_key, message)
 
     def stream(self, digest: U32, vocabulary: int, bits: int) -> U8 | U32:
         """Lanes of a whole vocabulary in one context: u8[V] for ``bits=8``, u32[V] for ``bits=32``."""
         size = -(-vocabulary * bits // 128) * 16
         out = np.empty(size + 16, np.uint8)
         nonce = digest.tobytes() + bytes(4)
-        Cipher(algorithms.AES(self.token_key), modes.CTR(nonce)).encryptor().update_into(_zeros(size), out.data)
+        Cipher(algorithms.AES(self._token_key), modes.CTR(nonce)).encryptor().update_into(_zeros(size), out.data)
         used = out[: vocabulary * (bits // 8)]
         return used if bits == 8 else used.view(np.uint32)
 
@@ -104,14 +106,11 @@ def anchor_order(digests: U32) -> I64:
     return (digests[..., 0].astype(np.int64) << 31) | (digests[..., 1] >> 1).astype(np.int64)
 
 
-def _ecb(key: bytes) -> CipherContext:
-    # ECB is AES itself, block by block; its inputs here are all distinct or deliberately equal.
-    return Cipher(algorithms.AES(key), modes.ECB()).encryptor()
-
-
-def _encrypt(cipher: CipherContext, blocks: U32) -> U32:
+def _encrypt(key: bytes, blocks: U32) -> U32:
+    # ECB is AES itself, block by block; its inputs here are all distinct or deliberately equal. A context of its own for
+    # each call costs microseconds and lets threads share a key.
     out = np.empty(blocks.nbytes + 16, np.uint8)
-    cipher.update_into(blocks.reshape(-1).view(np.uint8).data, out.data)
+    Cipher(algorithms.AES(key), modes.ECB()).encryptor().update_into(blocks.reshape(-1).view(np.uint8).data, out.data)
     return out[: blocks.nbytes].view(np.uint32).reshape(-1, 4)
 
 

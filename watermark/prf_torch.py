@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -71,26 +72,50 @@ def expand_key(key: bytes) -> list[int]:
     return [_signed(int.from_bytes(bytes(word), "little")) for word in words]
 
 
-def encrypt(round_keys: Tensor, blocks: Tensor) -> Tensor:
+class RoundKeys:
+    """Expanded keys, one a row. A class of its own so that no traceback or pickle shows the tensor.
+
+    Args:
+        keys: AES-128 keys, one a row.
+        device: where the tensor lives.
+    """
+
+    __slots__ = ("_words",)
+
+    def __init__(self, keys: Sequence[bytes], device: torch.device) -> None:
+        self._words = torch.tensor([expand_key(key) for key in keys], dtype=torch.int32, device=device)
+
+    def column(self, rows: slice, word: int) -> Tensor:
+        """int32 [b, 1]: one round-key word of each row."""
+        return self._words[rows, word, None]
+
+    def __repr__(self) -> str:
+        return "RoundKeys(...)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("round keys are secrets and are not pickled")
+
+
+def encrypt(keys: RoundKeys, rows: slice, blocks: Tensor) -> Tensor:
     """AES-128 of each block under its row's key.
 
     Args:
-        round_keys: int32 [B, 44].
-        blocks: int32 [B, n, 4].
+        keys: one key a row of the whole batch.
+        rows: the rows of the batch that ``blocks`` holds.
+        blocks: int32 [b, n, 4].
 
     Returns:
-        int32 [B, n, 4].
+        int32 [b, n, 4].
     """
     tables, box = _tables(blocks.device)
-    keys = round_keys[:, None, :]
-    state = [blocks[..., column] ^ keys[..., column] for column in range(4)]
+    state = [blocks[..., column] ^ keys.column(rows, column) for column in range(4)]
     for turn in range(1, ROUNDS):
         state = [
             tables[0][_byte(state[c], 0)]
             ^ tables[1][_byte(state[(c + 1) % 4], 1)]
             ^ tables[2][_byte(state[(c + 2) % 4], 2)]
             ^ tables[3][_byte(state[(c + 3) % 4], 3)]
-            ^ keys[..., 4 * turn + c]
+            ^ keys.column(rows, 4 * turn + c)
             for c in range(4)
         ]
     last = [
@@ -100,7 +125,7 @@ def encrypt(round_keys: Tensor, blocks: Tensor) -> Tensor:
         | box[_byte(state[(c + 3) % 4], 3)] << 24
         for c in range(4)
     ]
-    return torch.stack([last[c] ^ keys[..., 4 * ROUNDS + c] for c in range(4)], -1)
+    return torch.stack([last[c] ^ keys.column(rows, 4 * ROUNDS + c) for c in range(4)], -1)
 
 
 def _byte(word: Tensor, place: int) -> Tensor:
@@ -116,8 +141,8 @@ class TorchPrf:
     """
 
     def __init__(self, keys: Sequence[PrfKey], device: torch.device) -> None:
-        self._context = torch.tensor([expand_key(key.context_key) for key in keys], dtype=torch.int32, device=device)
-        self._token = torch.tensor([expand_key(key.token_key) for key in keys], dtype=torch.int32, device=device)
+        self._context = RoundKeys([key.secrets()[0] for key in keys], device)
+        self._token = RoundKeys([key.secrets()[1] for key in keys], device)
 
     def digests(self, rows: slice, windows: Tensor) -> Tensor:
         """int32 [b, k, 3]: digests of ``windows`` int64 [b, k, h] under the keys of ``rows``."""
@@ -125,9 +150,9 @@ class TorchPrf:
         blocks = max(1, -(-width // 4))
         message = torch.zeros((count, each, 4 * blocks), dtype=torch.int32, device=windows.device)
         message[..., :width] = windows.to(torch.int32)
-        state = encrypt(self._context[rows], message[..., :4])
+        state = encrypt(self._context, rows, message[..., :4])
         for block in range(1, blocks):
-            state = encrypt(self._context[rows], state ^ message[..., 4 * block : 4 * block + 4])
+            state = encrypt(self._context, rows, state ^ message[..., 4 * block : 4 * block + 4])
         return state[..., :3]
 
     def lanes(self, rows: slice, digests: Tensor, vocabulary: int, bits: int) -> Tensor:
@@ -138,7 +163,7 @@ class TorchPrf:
         message = torch.empty((digests.shape[0], count, 4), dtype=torch.int32, device=digests.device)
         message[..., :3] = digests[:, None, :]
         message[..., 3] = torch.where(swapped >= 1 << 31, swapped - (1 << 32), swapped).to(torch.int32)
-        words = encrypt(self._token[rows], message).reshape(digests.shape[0], -1)
+        words = encrypt(self._token, rows, message).reshape(digests.shape[0], -1)
         if bits == 32:
             return words[:, :vocabulary]
         return words.contiguous().view(torch.uint8)[:, :vocabulary]

@@ -192,11 +192,14 @@ class Profile:
                 hint="pass the deployment's tokenizer with --tokenizer PATH",
             )
 
-    def commits_to(self, key: TenantKey, root: SecretKey | TenantKey | None = None) -> bool | None:
-        """Whether the profile publishes the commitment of ``key`` or its root; None if it publishes none."""
+    def commits_to(self, key: TenantKey, root: SecretKey | TenantKey | None = None) -> str | None:
+        """``"tenant"`` if the profile publishes the commitment of ``key``, ``"root"`` if only that of its root, else
+        ``"no"``; None if it publishes none."""
         if not self.commitments:
             return None
-        return key.commitment in self.commitments or (root is not None and root.commitment in self.commitments)
+        if key.commitment in self.commitments:
+            return "tenant"
+        return "root" if root is not None and root.commitment in self.commitments else "no"
 
 
 def _check_version(data: Any, where: str) -> None:

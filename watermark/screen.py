@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wmcheck.watermark.bundled import DEFAULT_MODEL
-from wmcheck.watermark.core.errors import ConfigError, RecordError
+from wmcheck.watermark.core.errors import ConfigError, RecordError, TokenizerError
 from wmcheck.watermark.core.records import Record
 from wmcheck.watermark.core.results import Detection, Verdict
 from wmcheck.watermark.detect import Candidate, Detector, correct
@@ -18,11 +19,15 @@ from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.tokenizer import TextTokenizer, load_tokenizer
 from wmcheck.watermark.windows import Document
 
+log = logging.getLogger("wmcheck")
+
 BATCH_RECORDS = 256
 BATCH_CHARACTERS = 1_000_000
 # A slow pipe shows its records about this soon.
 BATCH_SECONDS = 1.0
 RECORDED, ENCODED = "recorded", "re-encoded"
+# The ids decode to something else than the text beside them: a person who reads the text does not see what was tested.
+UNLIKE = "recorded, not the text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class Screen:
         seconds_encoding: time spent in the tokenizer.
         seconds_testing: time spent from ids to p-values.
         tokens_tested: ids of tested outputs.
+        unlike: records whose recorded ids do not spell their text.
     """
 
     def __init__(
@@ -77,6 +83,8 @@ class Screen:
         self._detector = Detector(candidates, statistic=statistic)
         self._on_error = on_error
         self._sources: set[str] = set()
+        self._unloadable = False
+        self.unlike = 0
         self.seconds_encoding = self.seconds_testing = 0.0
         self.tokens_tested = 0
         if tokenizer is not None:
@@ -138,8 +146,7 @@ class Screen:
     def _documents(
         self, records: Sequence[Record]
     ) -> tuple[list[Document], list[Record], list[str], list[RecordError]]:
-        if self._tokenizer is None and any(record.tokens is None for record in records):
-            self._load_tokenizer()
+        self._ready(records)
         documents, kept, sources, bad = [], [], [], []
         texts = [record.text or "" for record in records if record.tokens is None]
         prompts = [record.prompt for record in records if record.prompt_tokens is None and record.prompt]
@@ -156,8 +163,32 @@ class Screen:
                 continue
             documents.append(Document(np.concatenate([prompt, output]), len(prompt)))
             kept.append(record)
-            sources.append(ENCODED if record.tokens is None else RECORDED)
+            sources.append(self._source_of(record))
         return documents, kept, sources, bad
+
+    def _ready(self, records: Sequence[Record]) -> None:
+        """Load the tokenizer when a record needs it; where ids are recorded, do without one that cannot be had."""
+        if self._tokenizer is not None:
+            return
+        if any(record.tokens is None for record in records):
+            self._load_tokenizer()
+        elif not self._unloadable and any(record.text or record.prompt for record in records):
+            try:
+                self._load_tokenizer()
+            except TokenizerError as error:
+                self._unloadable = True
+                log.warning("recorded ids are not compared with their texts, nor prompts encoded: %s", error)
+
+    def _source_of(self, record: Record) -> str:
+        if record.tokens is None:
+            return ENCODED
+        if record.text is None or self._tokenizer is None:
+            return RECORDED
+        spelled = self._tokenizer.decode(record.tokens.tolist())
+        if "".join(spelled.split()) == "".join(record.text.split()):
+            return RECORDED
+        self.unlike += 1
+        return UNLIKE
 
     def _load_tokenizer(self) -> None:
         described = self._profile.tokenizer
@@ -190,10 +221,18 @@ class Screen:
                 )
 
 
-def corrected(screened: Sequence[Screened], corpus: Sequence[Detection]) -> tuple[list[Screened], list[Detection]]:
-    """Holm over every test of every record and the corpus; a corpus of one record is that record and is not counted."""
+def corrected(
+    screened: Sequence[Screened], corpus: Sequence[Detection], *, family: int | None = None
+) -> tuple[list[Screened], list[Detection]]:
+    """Holm over every test of every record and the corpus; a corpus of one record is that record and is not counted.
+
+    Args:
+        screened: the records.
+        corpus: the corpus tests.
+        family: tests of the whole investigation, where this run is one of several.
+    """
     tests = [test for one in screened for test in one.tests]
     pooled = list(corpus) if len(screened) > 1 else []
-    adjusted = iter(correct([*tests, *pooled]))
+    adjusted = iter(correct([*tests, *pooled], family=family))
     records = [replace(one, tests=tuple(next(adjusted) for _ in one.tests)) for one in screened]
     return records, list(adjusted)

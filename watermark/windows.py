@@ -5,7 +5,8 @@ Rules (generation and detection apply the same ones):
 - the window of a token is the ``h`` ids before it, in prompt and output;
 - a window that holds a special id (padding included) carries no watermark;
 - under the freshness rule ``window``, a window that occurred earlier in its row carries none either;
-- detection scores each distinct pair (effective seed, token) once, and never a token of the prompt or a special token.
+- detection scores each distinct pair (effective seed, token) once, never a token of the prompt or a special token, and no
+  pair that the known prompt holds: who quotes marked text has not written it.
 
 Which items are scored depends on the ids and, for min and self hash, on ``k_ctx`` alone, never on the colours: the null
 law of the scored items is that of independent draws (``specs`` of the statistic: exactness given the selection).
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wmcheck.watermark.prf import I64, U32, U64
 
@@ -41,18 +43,20 @@ class Items:
         document: i64[n] index of the document.
         windows: u32[n, h] ids before the token, oldest first.
         tokens: i64[n].
+        scored: bool[n]; False for tokens of the prompt, which are here only so that output which quotes them is a repeat.
         documents: number of documents in the batch.
         excluded: i64[documents] output tokens left out: the first ``h`` of an unknown prompt, special ones and those
             whose window holds one.
-        repeated: i64[documents] tokens left out because their window occurred earlier.
+        eligible: i64[documents] output tokens that are not excluded; what is not scored of them is a repeat.
     """
 
     document: I64
     windows: U32
     tokens: I64
+    scored: NDArray[np.bool_]
     documents: int
     excluded: I64
-    repeated: I64
+    eligible: I64
 
 
 def hash64(columns: Any, seed: Any = 0) -> U64:
@@ -131,20 +135,18 @@ def make_items(documents: Sequence[Document], width: int, special: I64, *, windo
         running = np.concatenate([[0], np.cumsum(marked)])
         here = np.arange(len(ids))
         usable &= running[here + 1] == running[np.maximum(here - width, 0)]
-    eligible = usable & (place >= prompts[owner])
-    kept = np.flatnonzero(eligible)
+    output = place >= prompts[owner]
+    keep = usable
     if window_rule and width and len(ids):
         inside = np.flatnonzero(place >= width)
-        codes = in_document(hash64(windows[inside]), owner[inside])
         fresh = np.zeros(len(ids), bool)
-        fresh[inside[first_occurrences(codes)]] = True
-        kept = np.flatnonzero(eligible & fresh)
-    outputs = np.maximum(lengths - prompts, 0)
-    eligible_count = np.bincount(owner[eligible], minlength=count)
-    kept_count = np.bincount(owner[kept], minlength=count)
+        fresh[inside[first_occurrences(in_document(hash64(windows[inside]), owner[inside]))]] = True
+        keep = usable & fresh
+    kept = np.flatnonzero(keep)
+    eligible = np.bincount(owner[usable & output], minlength=count)
     return Items(
-        document=owner[kept], windows=np.ascontiguousarray(windows[kept]), tokens=ids[kept], documents=count,
-        excluded=outputs - eligible_count, repeated=eligible_count - kept_count,
+        document=owner[kept], windows=np.ascontiguousarray(windows[kept]), tokens=ids[kept], scored=output[kept],
+        documents=count, excluded=np.maximum(lengths - prompts, 0) - eligible, eligible=eligible,
     )
 
 

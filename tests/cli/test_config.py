@@ -106,7 +106,7 @@ def test_a_variable_lists_with_commas_and_keeps_spaces(wm, monkeypatch):
 
 def test_the_key_verbs_take_the_key_of_the_settings(wm, lab, monkeypatch):
     assert wm("key", "show", "--json").json["id"] == lab.id
-    assert wm("profile", "show", "gumbel.profile.json").json["commits_to_key"] is True
+    assert wm("profile", "show", "gumbel.profile.json").json["commits_to_key"] == "root"
     assert wm("key", "show", "--json", "--key", "file:other.wmk").json["id"] != lab.id
     monkeypatch.setenv("WMCHECK_KEY", "file:other.wmk")
     assert wm("key", "show", "--json").json["id"] != lab.id
@@ -119,5 +119,5 @@ def test_the_result_states_the_settings_without_the_key(wm, lab, monkeypatch):
     assert found == {
         "version": found["version"], "paths": ["suspect.jsonl"], "profile": ["gumbel.profile.json"], "key": ["env:LAB"],
         "tenant": ["acct-17"], "epoch": [], "tokenizer": None, "alpha": 1e-5, "field": None, "tokens_field": None,
-        "input_format": None, "statistic": "sum",
+        "input_format": None, "statistic": "sum", "family": None,
     }

@@ -164,8 +164,12 @@ def test_several_files_are_one_family(wm, records):
 
 def test_recorded_ids_come_before_text_and_the_result_says_so(wm, records):
     wm.write("both.jsonl", [{**records[0], "text": "Once upon a time there was something else."}, {"text": records[0]["text"]}])
-    rows = list(csv.DictReader(io.StringIO(wm("both.jsonl", "--format", "csv").out)))
-    assert [row["tokens"] for row in rows] == ["recorded", "re-encoded", "re-encoded and recorded"]
+    run = wm("both.jsonl", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(run.out)))
+    unlike = "recorded, not the text"
+    assert [row["tokens"] for row in rows] == [unlike, "re-encoded", f"re-encoded and {unlike}"]
+    assert "in 1 records the recorded ids do not spell the text" in run.err
+    assert {row["complete"] for row in rows} == {"yes"}
     assert rows[0]["verdict"] == "DETECTED"
     text = wm("both.jsonl", "--json", "--field", "text").json["records"]
     assert [one["tests"][0]["tokens"] for one in text] == ["re-encoded"] * 2
@@ -205,3 +209,13 @@ def test_the_default_verb(wm):
     assert wm("--json", "suspect.jsonl").out == explicit
     wm.write("key", wm.read("suspect.jsonl"))
     assert wm("./key", "--json", "--input-format", "jsonl").code == 0
+
+
+def test_a_family_larger_than_the_run(wm):
+    """Whoever looked at 60,000 tenants before this run says so, and pays for it."""
+    alone, many = (wm("suspect.jsonl", "--json", *extra).json for extra in ((), ("--family", "60000")))
+    assert many["summary"]["correction"] == "Holm over 60000 tests"
+    assert many["configuration"]["family"] == 60000
+    for one, other in zip(alone["records"], many["records"], strict=True):
+        assert one["log10_p"] == other["log10_p"]
+        assert one["tests"][0]["log10_p_adjusted"] <= other["tests"][0]["log10_p_adjusted"]

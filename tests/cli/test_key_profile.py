@@ -132,11 +132,11 @@ def test_a_new_profile(wm, lab):
     assert (done.code, done.out) == (0, "")
     assert done.err.startswith("wrote p.json: redgreen {")
     shown = wm("profile", "show", "p.json").json
-    assert shown["commits_to_key"] is True
+    assert shown["commits_to_key"] == "root"
     assert {name: value for name, value in shown.items() if name != "commits_to_key"} == json.loads(wm.read("p.json"))
     assert (shown["scheme"], shown["parameters"]["width"], shown["entropy_bits"]) == ("redgreen", 3, 1.5)
     assert shown["commitments"] == [lab.commitment]
-    assert wm("profile", "show", "p.json", "--key", "file:other.wmk").json["commits_to_key"] is False
+    assert wm("profile", "show", "p.json", "--key", "file:other.wmk").json["commits_to_key"] == "no"
     assert wm("suspect.jsonl", "-p", "p.json").code == 0
 
 

@@ -206,3 +206,11 @@ def test_labels_separate_keyed_functions(name, parameters):
     scheme = make_scheme(name, parameters)
     others = {make_scheme(n, p).label() for n, p in CASES if make_scheme(n, p).width != scheme.width}
     assert scheme.label() not in others
+
+
+@scheme_cases
+def test_a_row_without_finite_logits_stays_masked(name, parameters):
+    scheme = make_scheme(name, parameters)
+    logits = torch.full((1, 40), -math.inf)
+    out = transformed(scheme, windows_of(scheme, 1, 40), logits, [keyed(scheme)])
+    assert not (out > -math.inf).any()

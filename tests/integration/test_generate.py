@@ -69,7 +69,9 @@ def test_beams_and_several_sequences(language):
     prompts = [ids.tolist() for ids in language.tokenizer.encode(["Once upon a time", "One day, a boy"])]
     keys = [KEY.tenant("a"), KEY.tenant("b")]
     for options in ({"num_beams": 3, "do_sample": False}, {"num_beams": 2}, {"num_return_sequences": 2}):
-        rows = generate(language, [WatermarkProcessor(profile, keys)], prompts, new=80, **options)
+        each = options.get("num_return_sequences", options.get("num_beams"))
+        processor = WatermarkProcessor(profile, keys, rows_per_key=each)
+        rows = generate(language, [processor], prompts, new=80, **options)
         each = len(rows) // 2
         for row, output in enumerate(rows):
             assert log10_p(profile, keys[row // each], prompts[row // each], output) < -4

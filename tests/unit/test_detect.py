@@ -140,13 +140,13 @@ def test_result_is_not_a_boolean_nor_iterable_and_serialises():
     assert data["key_id"] == KEY.tenant().id
     assert data["verdict"] == "NOT_DETECTED"
     assert "verdict" not in result.to_dict()
-    assert len(data["assumptions"]) == 3
+    assert len(data["assumptions"]) == 4
 
 
 def test_commitments_are_compared():
     profile = Profile.create("gumbel", keys=(KEY,))
-    assert Candidate.of(profile, KEY, "a").committed is True
-    assert Candidate.of(profile, SecretKey.new(), "a").committed is False
+    assert Candidate.of(profile, KEY, "a").committed == "root"
+    assert Candidate.of(profile, SecretKey.new(), "a").committed == "no"
     assert Candidate.of(GUMBEL, KEY).committed is None
 
 
@@ -166,3 +166,63 @@ def test_a_tenant_key_serves_its_tenant_alone():
     assert Candidate.of(GUMBEL, tenant).key == tenant
     with pytest.raises(KeyFileError, match="holds that tenant alone"):
         Candidate.of(GUMBEL, tenant, "b")
+
+
+def test_results_of_a_run_have_no_verdict_before_correction():
+    detector = Detector([Candidate.of(GUMBEL, KEY, str(i)) for i in range(3)])
+    results = detector.detections(detector.test([Document(np.arange(50))]), 0)
+    with pytest.raises(ValueError, match="before correct"):
+        results[0].verdict(0.01)
+    assert {result.verdict(1e-3) for result in correct(results)} == {Verdict.NOT_DETECTED}
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"width": 0}, {"width": 2, "window_rule": False}, {"width": 4, "rule": "min"}, {"width": 3, "rule": "self"}]
+)
+def test_quoting_a_marked_prompt_is_no_evidence(parameters):
+    """Output that repeats or edits its marked prompt was not necessarily marked itself."""
+    profile = Profile.create("redgreen", parameters, entropy_bits=3.0)
+    prompt = marked(profile, KEY.tenant(), 300, vocabulary=3000)
+    assert detect_ids(prompt, profile, KEY).log10_p < -20
+    edited = np.array(prompt)
+    edited[::5] = np.random.default_rng(3).integers(0, 3000, 60)
+    for copy in (prompt, edited.tolist()):
+        assert detect_ids(prompt + copy, profile, KEY, prompt_length=300).log10_p > -3
+
+
+def test_a_failing_batch_leaves_no_trace_in_the_corpus(monkeypatch):
+    detector = Detector([Candidate.of(GUMBEL, KEY, "a"), Candidate.of(GUMBEL, KEY, "b")])
+    real, calls = type(GUMBEL.scheme).score, []
+
+    def failing(self, *args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        return real(self, *args)
+
+    monkeypatch.setattr(type(GUMBEL.scheme), "score", failing)
+    with pytest.raises(MemoryError):
+        detector.test([Document(np.arange(50))])
+    detector.test([Document(np.arange(50))])
+    assert [result.n_scored for result in detector.corpus()] == [48, 48]
+
+
+def test_threads_may_share_a_key():
+    from concurrent.futures import ThreadPoolExecutor
+
+    candidate = Candidate.of(GUMBEL, KEY)
+    ids = np.arange(200)
+    expected = detect_ids(ids, GUMBEL, KEY).log10_p
+
+    def test(_):
+        detector = Detector([candidate], corpus=False)
+        return detector.detections(detector.test([Document(ids)]), 0)[0].log10_p
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(test, range(400))) == {expected}
+
+
+@pytest.mark.parametrize("ids", [[1.5, 2.0], ["1", "2"], [[1, 2, 3]], np.ones((2, 2)), [True, False]])
+def test_what_is_no_list_of_ids_is_refused(ids):
+    with pytest.raises(InputError, match="not a list of token ids"):
+        detect_ids(ids, GUMBEL, KEY)

@@ -428,3 +428,16 @@ def test_a_thousand_tenants_are_cheap():
     for number in range(1000):
         ROOT.tenant(str(number))
     assert time.process_time() - started < 2.0
+
+
+def test_no_frame_of_a_refusal_holds_the_key():
+    import traceback
+
+    damaged = ROOT.reveal()[:-1] + ("a" if ROOT.reveal()[-1] != "a" else "b")
+    try:
+        parse_key(damaged)
+    except KeyFileError as error:
+        frames = traceback.TracebackException.from_exception(error, capture_locals=True).stack
+        inside = "".join(str(frame.locals) for frame in frames if frame.name != "test_no_frame_of_a_refusal_holds_the_key")
+        assert damaged[10:40] not in inside
+        assert frames[-1].name == "parse_key"

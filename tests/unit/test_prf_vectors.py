@@ -70,14 +70,14 @@ def test_published_aes_vectors_in_numpy(key, plain, cipher):
     tokens = 16 * index + np.arange(16)
     assert both.lanes8(np.repeat(words(plain)[:, :3], 16, 0), tokens).tobytes().hex() == cipher
     assert both.lanes32(np.repeat(words(plain)[:, :3], 4, 0), 4 * index + np.arange(4)).tobytes().hex() == cipher
-    assert prf._encrypt(prf._ecb(bytes.fromhex(key)), words(plain)).tobytes().hex() == cipher
+    assert prf._encrypt(bytes.fromhex(key), words(plain)).tobytes().hex() == cipher
 
 
 @pytest.mark.parametrize("key, plain, cipher", AES)
 def test_published_aes_vectors_in_torch(key, plain, cipher):
-    schedule = torch.tensor([prf_torch.expand_key(bytes.fromhex(key))], dtype=torch.int32)
+    schedule = prf_torch.RoundKeys([bytes.fromhex(key)], torch.device("cpu"))
     blocks = torch.from_numpy(words(plain).view(np.int32).copy())[None]
-    assert prf_torch.encrypt(schedule, blocks).numpy().tobytes().hex() == cipher
+    assert prf_torch.encrypt(schedule, slice(None), blocks).numpy().tobytes().hex() == cipher
 
 
 def test_published_key_expansion():
@@ -297,3 +297,19 @@ def test_a_keyed_function_shows_and_gives_away_nothing():
     for spread in (pickle.dumps, copy.copy, copy.deepcopy, json.dumps, vars):
         with pytest.raises(TypeError, match=r"not pickled|not JSON|__dict__"):
             spread(key)
+
+
+def test_no_traceback_or_pickle_shows_round_keys():
+    import pickle
+    import traceback
+
+    held = prf_torch.TorchPrf([function()], torch.device("cpu"))
+    with pytest.raises(TypeError):
+        pickle.dumps(held)
+    try:
+        held.lanes(slice(None), torch.zeros(1, 5, dtype=torch.int32), 8, 8)
+    except RuntimeError as error:
+        shown = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+        words = prf_torch.expand_key(function().secrets()[1])
+        assert "encrypt" in shown or "lanes" in shown
+        assert not any(str(word) in shown for word in words)

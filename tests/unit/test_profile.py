@@ -370,11 +370,11 @@ def test_commitments():
     tenant, other = root.tenant("a"), root.tenant("b")
     assert Profile.create("gumbel").commits_to(tenant, root) is None
     to_tenant, to_root = Profile.create("gumbel", keys=(tenant,)), Profile.create("gumbel", keys=(root,))
-    assert to_tenant.commits_to(tenant) is to_tenant.commits_to(tenant, root) is True
-    assert to_tenant.commits_to(other, root) is False
-    assert to_root.commits_to(other, root) is True
-    assert to_root.commits_to(other) is False
-    assert to_root.commits_to(SecretKey.new().tenant("a")) is False
+    assert to_tenant.commits_to(tenant) == to_tenant.commits_to(tenant, root) == "tenant"
+    assert to_tenant.commits_to(other, root) == "no"
+    assert to_root.commits_to(other, root) == "root"
+    assert to_root.commits_to(other) == "no"
+    assert to_root.commits_to(SecretKey.new().tenant("a")) == "no"
 
 
 def test_the_example_in_the_documentation():

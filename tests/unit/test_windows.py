@@ -64,8 +64,10 @@ def made(batch, width, special, window_rule):
     assert items.windows.flags.c_contiguous
     assert items.documents == len(batch)
     windows = [tuple(window) for window in items.windows.tolist()]
-    found = list(zip(items.document.tolist(), windows, items.tokens.tolist(), strict=True))
-    return found, items.excluded.tolist(), items.repeated.tolist()
+    rows = zip(items.document.tolist(), windows, items.tokens.tolist(), items.scored.tolist(), strict=True)
+    found = [row[:3] for row in rows if row[3]]
+    scored = np.bincount(items.document[items.scored], minlength=len(batch))
+    return found, items.excluded.tolist(), (items.eligible - scored).tolist()
 
 
 @given(st.lists(documents(), max_size=5), st.integers(0, 6), specials, st.booleans())

@@ -70,7 +70,7 @@ def _function(key: TenantKey, label: str, width: int) -> dict[str, Any]:
     prf = PrfKey.derive(key, label)
     windows = [[0] * width, [LARGEST] * width, _ids(f"window {label}", width, 128_256)] if width else [[]]
     return {
-        "label": label, "ctx": prf.context_key.hex(), "tok": prf.token_key.hex(), "width": width,
+        "label": label, "ctx": prf.secrets()[0].hex(), "tok": prf.secrets()[1].hex(), "width": width,
         "contexts": [_context(prf, window) for window in windows],
     }
 

@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 SCHEMA = "wmcheck.detection/1"
 LOG10 = math.log(10.0)
 
-INDEPENDENCE = "the text was made without knowledge of the key"
+INDEPENDENCE = "the text was made without knowledge of the key, and p is a probability over the random draw of the key"
+CHOICE = "key, tenant, epoch and scheme were fixed without looking at the text, or every one tried is in the family"
 PRF_ASSUMPTION = "AES-128 under HKDF-SHA256 subkeys is a pseudorandom function"
-DISTINCT = "each distinct (effective seed, token) is scored once; the choice of items depends on the text alone"
+DISTINCT = "each distinct (effective seed, token) is scored once, chosen without regard to its score"
 
 
 class Verdict(StrEnum):
@@ -40,9 +41,10 @@ class Detection:
         log10_p_expected: log10 p that watermarked text of this length would reach on average (planning figure).
         null: law of the statistic under the null hypothesis; ``assumptions`` are what it rests on.
         key_id: public id of the key, with its ``key_commitment``, ``tenant`` and ``epoch``.
-        key_committed: whether the profile publishes this key's commitment; None if it publishes none.
+        key_committed: whose commitment the profile publishes: ``tenant`` (this key), ``root`` (its root alone, so that the
+            choice of tenant is not committed to) or ``no``; None if it publishes none.
         tokens: ``recorded`` ids or ``re-encoded`` text.
-        correction: the correction over ``family`` tests; ``none`` before it is known.
+        correction: the correction over ``family`` tests; both unset before it is known.
     """
 
     document: str
@@ -59,15 +61,15 @@ class Detection:
     log10_e: float | None = None
     log10_p_expected: float
     null: str
-    assumptions: tuple[str, ...] = field(default=(INDEPENDENCE, PRF_ASSUMPTION, DISTINCT))
+    assumptions: tuple[str, ...] = field(default=(INDEPENDENCE, CHOICE, PRF_ASSUMPTION, DISTINCT))
     key_id: str
     key_commitment: str
-    key_committed: bool | None = None
+    key_committed: str | None = None
     tenant: str
     epoch: str
     tokens: str
-    correction: str = "none"
-    family: int = 1
+    correction: str | None = None
+    family: int | None = None
 
     def __bool__(self) -> NoReturn:
         raise TypeError("a result has no truth value; ask for .verdict(alpha)")
@@ -81,11 +83,16 @@ class Detection:
 
         DETECTED if the corrected p-value is at most ``alpha``. Otherwise INSUFFICIENT if watermarked text of this length
         would, on average, not have reached ``alpha`` after correction either, else NOT_DETECTED.
+
+        Raises:
+            ValueError: ``alpha`` is no error rate, or the result is one of many and has not been corrected for that.
         """
+        if self.family is None or self.log10_p_adjusted is None:
+            raise ValueError("a result of many tests has no verdict before correct(results)")
         if not 0.0 < alpha < 1.0:
             raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
         bar = math.log10(alpha)
-        if (self.log10_p if self.log10_p_adjusted is None else self.log10_p_adjusted) <= bar:
+        if self.log10_p_adjusted <= bar:
             return Verdict.DETECTED
         if self.n_scored == 0 or self.log10_p_expected > bar - math.log10(self.family):
             return Verdict.INSUFFICIENT

@@ -71,8 +71,10 @@ class Gumbel:
         for rows, words in keys.lanes(keys.digests(windows), logits.shape[1], 32):
             plain = logits[rows].float()
             chosen = (plain - _log_exponential(words)).argmax(1, keepdim=True)
-            losers = plain - (plain.amax(1, keepdim=True) + LOSERS)
-            out[rows] = losers.scatter_(1, chosen, 0.0).to(logits.dtype)
+            top = plain.amax(1, keepdim=True)
+            losers = plain - (top.clamp(min=torch.finfo(torch.float32).min) + LOSERS)
+            # A row without any finite logit has nothing to choose and stays as it is.
+            out[rows] = losers.scatter_(1, chosen, torch.where(torch.isneginf(top), top, 0.0)).to(logits.dtype)
         return out
 
     @classmethod
