@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from wmcheck.cli.options import key_option, open_output, profile_option, tenant_
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the ordinary randomness.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("-o", "--output", metavar="FILE", help="JSON lines; complete or not at all.")
+@click.option("--resume", is_flag=True, help="Go on from FILE.partial, which an interrupted run left behind.")
 def embed(prompts_file: str | None, prompts: tuple[str, ...], **options: Any) -> None:
     """Generate text that carries the watermark of a profile under a tenant's key.
 
@@ -51,14 +53,33 @@ def embed(prompts_file: str | None, prompts: tuple[str, ...], **options: Any) ->
         sampling = Sampling(
             options["max_new_tokens"], options["temperature"], options["top_k"], options["top_p"], options["seed"]
         )
+        done = _read_partial(options, jobs, key) if options["resume"] else []
+        out.writelines(done)
+        left = jobs[len(done) :]
         records = embed_records(
-            load_model(options["model"]), jobs, sampling, profile=profile, keys=[key] * len(jobs),
-            batch_size=options["batch_size"],
+            load_model(options["model"]), left, sampling, profile=profile, keys=[key] * len(left),
+            batch_size=options["batch_size"], first=len(done),
         )
         hidden = not sys.stderr.isatty()
-        with click.progressbar(records, length=len(jobs), label="embedding", file=sys.stderr, hidden=hidden) as bar:
+        with click.progressbar(records, length=len(left), label="embedding", file=sys.stderr, hidden=hidden) as bar:
             for record in bar:
                 out.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _read_partial(options: dict[str, Any], jobs: list[str], key: Any) -> list[str]:
+    """The whole lines of an interrupted run, if they belong to this one."""
+    from wmcheck.watermark.core.errors import ConfigError
+
+    path = f"{options['output']}.partial"
+    if not options["output"] or not os.path.exists(path):
+        raise ConfigError("nothing to resume", where="--resume", expected=path if options["output"] else "-o FILE")
+    with open(path, encoding="utf-8") as file:
+        lines = [line for line in file if line.endswith("\n")]
+    records = [json.loads(line) for line in lines]
+    same = [record["prompt"] for record in records] == jobs[: len(records)]
+    if not same or {record["key_id"] for record in records} - {key.id if key else None}:
+        raise ConfigError("the partial file belongs to another run", where=path, expected="the same prompts and key")
+    return lines
 
 
 def _watermark(options: dict[str, Any]) -> tuple[Any, Any]:

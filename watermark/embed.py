@@ -51,9 +51,7 @@ def load_model(source: str, *, device: str | None = None) -> LanguageModel:
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     place = str(bundled_path(source)) if source.startswith(BUNDLED) else source
     try:
         model = AutoModelForCausalLM.from_pretrained(place)

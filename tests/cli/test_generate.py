@@ -95,3 +95,19 @@ def test_the_demo_takes_no_folder_with_other_things_in_it(wm, fail):
     fail(wm("demo", "."), ".: the folder is not empty", hint="name a new one: wmcheck demo FOLDER")
     fail(wm("demo", "suspect.jsonl"), "suspect.jsonl: cannot use the folder (got File exists)")
     assert {path.name: path.read_bytes() for path in wm.path.iterdir()} == before
+
+
+def test_an_interrupted_run_is_resumed(wm):
+    arguments = ["embed", "--prompt", "One day,", "--prompt", "The cat", "-p", "gumbel.profile.json", "--max-new-tokens", "6"]
+    whole = wm(*arguments).lines
+    wm.write("made.jsonl.partial", json.dumps(whole[0]) + "\n" + json.dumps(whole[1])[:30])
+    done = wm(*arguments, "-o", "made.jsonl", "--resume")
+    assert (done.code, done.err) == (0, "")
+    made = [json.loads(line) for line in wm.read("made.jsonl").splitlines()]
+    assert made[0] == whole[0]
+    assert [record["id"] for record in made] == ["0", "1"]
+    assert [record["prompt"] for record in made] == ["One day,", "The cat"]
+    other = wm(*arguments, "-o", "made.jsonl", "--resume", "--tenant", "acct-17")
+    assert other.code == 2
+    assert "the partial file belongs to another run" in other.err
+    assert "nothing to resume" in wm(*arguments, "-o", "new.jsonl", "--resume").err
