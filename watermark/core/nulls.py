@@ -199,10 +199,11 @@ class WeightedBernoulliNull:
 
 
 def _zeros_and_ones(scores: Floats, ndim: int) -> Floats:
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim != ndim or not np.all((scores == 0.0) | (scores == 1.0)):
+    scores = np.asarray(scores)
+    unsigned = scores.dtype.kind in "bu" and scores.max(initial=0) <= 1
+    if scores.ndim != ndim or not (unsigned or np.all((scores == 0.0) | (scores == 1.0))):
         raise ValueError(f"Bernoulli null: scores must be 0 or 1 in an array of {ndim} dimension(s)")
-    return scores
+    return scores.astype(np.float64, copy=False)
 
 
 def _sums(totals: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:

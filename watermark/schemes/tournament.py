@@ -10,7 +10,7 @@ A layer changes all tokens with equal bits by the same factor. The transform the
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -90,6 +90,7 @@ class Tournament:
         return [{"width": 4}, {"width": 1, "layers": 3}, {"width": 2, "layers": 12}]
 
 
+@cache
 def layer_weights(layers: int) -> tuple[int, ...]:
     """Integer weights that fall from 10 to 1 over the layers: early layers carry more of the signal."""
     return tuple(int(weight) for weight in np.round(np.linspace(10, 1, layers)))
