@@ -87,7 +87,8 @@ def _prepare() -> None:
     ordinary = embed_records(language, prompts[2:6], sampling)
     records += [{**record, "id": f"ordinary {place}"} for place, record in enumerate(ordinary, 1)]
     for one in (records[0], records[4]):
-        records.append({**one, "tokens": one["tokens"][:SHORT], "id": f"first {SHORT} ids of {one['id']}"})
+        cut = one["tokens"][:SHORT]
+        records.append({**one, "tokens": cut, "text": language.tokenizer.decode(cut), "id": f"first {SHORT} ids of {one['id']}"})
     with open("suspect.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     profiles = ", ".join(f'"{scheme}.profile.json"' for scheme in SCHEMES)
