@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from wmcheck.watermark.core.errors import InputError
 from wmcheck.watermark.core.multiplicity import holm
 from wmcheck.watermark.core.results import LOG10, Detection
-from wmcheck.watermark.core.statistics import STATISTICS, Evidence, Statistic
+from wmcheck.watermark.core.statistics import STATISTICS, Evidence, ExactSum, Statistic
 from wmcheck.watermark.keys import SecretKey, TenantKey, as_tenant
 from wmcheck.watermark.prf import I64, MAX_TOKEN_ID, PrfKey
 from wmcheck.watermark.profile import Profile
+from wmcheck.watermark.scheme import left_codes
 from wmcheck.watermark.seen import SeenSet
 from wmcheck.watermark.windows import Document, Items, first_occurrences, in_document, make_items
 
@@ -140,31 +141,33 @@ class Detector:
             log_p = float(one.evidence.log_p[index])
             found.append(
                 self._detection(
-                    candidate, document, where, tokens, total, n, log_p, int(one.repeated[index]), int(one.excluded[index])
+                    candidate, document, where, tokens, self.statistic.name, total, n, log_p, int(one.repeated[index]),
+                    int(one.excluded[index]),
                 )
             )
         return found
 
     def corpus(self, where: str = "", tokens: str = "recorded") -> list[Detection]:
-        """The corpus test so far, one result a candidate: each distinct item of all documents scored once."""
+        """The corpus test so far, one result a candidate: the exact sum over each distinct item of all documents."""
         found = []
         for candidate, pool in zip(self.candidates, self._pools, strict=True):
             owner = np.zeros(1, np.int64)
             log_p = candidate.profile.scheme.null().log_sf(np.array([pool.total]), owner + pool.n)
             found.append(
                 self._detection(
-                    candidate, CORPUS, where, tokens, pool.total, pool.n, float(log_p[0]), pool.n_repeated, pool.n_excluded
+                    candidate, CORPUS, where, tokens, ExactSum.name, pool.total, pool.n, float(log_p[0]), pool.n_repeated,
+                    pool.n_excluded,
                 )
             )
         return found
 
     def _detection(
-        self, candidate: Candidate, document: str, where: str, tokens: str, total: float, n: int, log_p: float,
-        repeated: int, excluded: int,
+        self, candidate: Candidate, document: str, where: str, tokens: str, statistic: str, total: float, n: int,
+        log_p: float, repeated: int, excluded: int,
     ) -> Detection:
         profile, key = candidate.profile, candidate.key
         return Detection(
-            document=document, where=where, profile=profile.name, scheme=profile.scheme_name, statistic=self.statistic.name,
+            document=document, where=where, profile=profile.name, scheme=profile.scheme_name, statistic=statistic,
             total=total, n_scored=n, n_repeated=repeated, n_excluded=excluded, log10_p=log_p / LOG10,
             log10_p_expected=self._expected(profile, n), null=profile.scheme.null().describe(n), key_id=key.id,
             key_commitment=key.commitment, key_committed=candidate.committed, tenant=key.tenant_name, epoch=key.epoch,
@@ -203,7 +206,8 @@ class _Batch:
         if not scheme.key_free_selection:
             return scheme.codes(self.items.windows, self.items.tokens, candidate.prf)
         if self._codes is None:
-            self._codes = scheme.codes(self.items.windows, self.items.tokens, candidate.prf)
+            # The same codes whatever the scheme: candidates of several schemes share them and the set of seen items.
+            self._codes = left_codes(self.items.windows, self.items.tokens)
         return self._codes
 
     def select(self, candidate: Candidate) -> I64:

@@ -91,7 +91,8 @@ class WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
 
 
 def sampling_processors(
-    profile: Profile, keys: Key | Sequence[Key], *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+    profile: Profile, keys: Key | Sequence[Key], *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
+    rows_per_key: int = 1,
 ) -> LogitsProcessorList:
     """Temperature, top-k and top-p, then the watermark: the law that the watermark preserves is the warped one.
 
@@ -106,7 +107,7 @@ def sampling_processors(
         processors.append(TopKLogitsWarper(top_k))
     if top_p < 1.0:
         processors.append(TopPLogitsWarper(top_p))
-    processors.append(WatermarkProcessor(profile, keys))
+    processors.append(WatermarkProcessor(profile, keys, rows_per_key=rows_per_key))
     return processors
 
 

@@ -74,7 +74,10 @@ class Scheme(Protocol):
         """
 
     def codes(self, windows: U32, tokens: I64, key: PrfKey) -> U64:
-        """u64[n], equal for items with the same effective seed and token: only one of them may be scored."""
+        """u64[n], equal for items with the same effective seed and token: only one of them may be scored.
+
+        With ``key_free_selection`` they must be those of :func:`left_codes`, which detection then calls by itself.
+        """
 
     def null(self) -> Null:
         """The exact law of one item's score for text that is independent of the key."""

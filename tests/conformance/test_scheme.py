@@ -13,7 +13,7 @@ from wmcheck.watermark.keys import SecretKey
 from wmcheck.watermark.prf import PrfKey
 from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.rows import RowKeys
-from wmcheck.watermark.scheme import SCHEMES, make_scheme
+from wmcheck.watermark.scheme import SCHEMES, left_codes, make_scheme
 
 ROOT = SecretKey(bytes((37 * i * i + 11 * i + 5) % 256 for i in range(32)))
 CASES = [(name, parameters) for name in SCHEMES for parameters in SCHEMES[name].examples()]
@@ -183,6 +183,8 @@ def test_codes_tell_effective_items_apart(name, parameters):
     scores = np.asarray(scheme.score(windows, tokens, prf)).reshape(5000, -1)
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     assert (scores == scores[first][inverse]).all()
+    if scheme.key_free_selection:
+        assert (codes == left_codes(windows, tokens)).all()
     raw = np.unique(np.concatenate([windows, tokens[:, None]], axis=1), axis=0)
     assert len(first) <= len(raw)
     assert (len(first) == len(raw)) == scheme.key_free_selection or scheme.width == 0
