@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,10 @@ class Folder:
         env = {**PLAIN, "PYTHONPATH": str(ROOT / ".dev" / "types"), **options.pop("env", {})}
         command = [sys.executable, "-m", "wmcheck.cli.main", *args]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        return subprocess.Popen(command, cwd=self.path, env=env, **pipes)
+        # A shell that runs the tests in the background ignores Ctrl-C, and its children inherit that.
+        return subprocess.Popen(
+            command, cwd=self.path, env=env, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes
+        )
 
     def write(self, name, data):
         """Write bytes, text or a list of records (as JSON lines), and return the name."""
