@@ -48,7 +48,9 @@ class WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
         self._any_rows = not isinstance(keys, Sequence)
         self._each = rows_per_key
         self._special: dict[torch.device, Tensor] = {}
-        self._rows: dict[tuple[object, ...], RowKeys] = {}
+        # Place of each key among those that are not None.
+        self._place = [sum(prf is not None for prf in self._prfs[:row]) for row in range(len(self._prfs))]
+        self._rows: dict[tuple[int, torch.device], RowKeys] = {}
 
     def __repr__(self) -> str:
         return f"WatermarkProcessor(profile={self.profile.name!r}, keys={len(self._prfs)})"
@@ -63,26 +65,23 @@ class WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
                 "rows do not match keys", where="WatermarkProcessor", got=f"{count} rows for {len(self._prfs)} keys",
                 expected=f"{each * len(self._prfs)} rows", hint="with beams or several sequences a prompt, say rows_per_key",
             )
-        prfs = [prf for prf in self._prfs for _ in range(each)]
         special = self._special_on(input_ids.device)
-        fresh = fresh_rows(input_ids, scheme.width, special, window_rule=scheme.window_rule)
-        marked = [row for row, (prf, use) in enumerate(zip(prfs, fresh.tolist(), strict=True)) if prf is not None and use]
+        fresh = fresh_rows(input_ids, scheme.width, special, window_rule=scheme.window_rule).tolist()
+        marked = [row for row in range(count) if fresh[row] and self._prfs[row // each] is not None]
         if not marked:
             return scores
-        windows = input_ids[:, input_ids.shape[1] - scheme.width :] if scheme.width else input_ids[:, :0]
+        keys = self._keys_of(each, scores.device).take([self._place[row // each] * each + row % each for row in marked])
+        windows = input_ids[:, input_ids.shape[1] - scheme.width :]
         if len(marked) == count:
-            return scheme.transform(windows, scores, self._row_keys(tuple(marked), prfs, scores.device))
+            return scheme.transform(windows, scores, keys)
         index = torch.tensor(marked, device=scores.device)
-        changed = scheme.transform(windows[index], scores[index], self._row_keys(tuple(marked), prfs, scores.device))
-        return scores.index_copy(0, index, changed)
+        return scores.index_copy(0, index, scheme.transform(windows[index], scores[index], keys))
 
-    def _row_keys(self, rows: tuple[int, ...], prfs: Sequence[PrfKey | None], device: torch.device) -> RowKeys:
-        name = (rows, len(prfs), device)
-        if name not in self._rows:
-            if len(self._rows) > 64:
-                self._rows.clear()
-            self._rows[name] = RowKeys([prf for row in rows if (prf := prfs[row]) is not None], device)
-        return self._rows[name]
+    def _keys_of(self, each: int, device: torch.device) -> RowKeys:
+        """Keyed functions of all rows that have one, made once for a shape of batch and a device."""
+        if (each, device) not in self._rows:
+            self._rows[each, device] = RowKeys([prf for prf in self._prfs if prf is not None for _ in range(each)], device)
+        return self._rows[each, device]
 
     def _special_on(self, device: torch.device) -> Tensor:
         if device not in self._special:

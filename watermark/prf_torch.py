@@ -85,6 +85,12 @@ class RoundKeys:
     def __init__(self, keys: Sequence[bytes], device: torch.device) -> None:
         self._words = torch.tensor([expand_key(key) for key in keys], dtype=torch.int32, device=device)
 
+    def take(self, rows: Sequence[int]) -> RoundKeys:
+        """The keys of some rows, without expanding them again."""
+        taken = RoundKeys.__new__(RoundKeys)
+        taken._words = self._words[list(rows)]
+        return taken
+
     def column(self, rows: slice, word: int) -> Tensor:
         """int32 [b, 1]: one round-key word of each row."""
         return self._words[rows, word, None]
@@ -143,6 +149,12 @@ class TorchPrf:
     def __init__(self, keys: Sequence[PrfKey], device: torch.device) -> None:
         self._context = RoundKeys([key.secrets()[0] for key in keys], device)
         self._token = RoundKeys([key.secrets()[1] for key in keys], device)
+
+    def take(self, rows: Sequence[int]) -> TorchPrf:
+        """The keyed functions of some rows."""
+        taken = TorchPrf.__new__(TorchPrf)
+        taken._context, taken._token = self._context.take(rows), self._token.take(rows)
+        return taken
 
     def digests(self, rows: slice, windows: Tensor) -> Tensor:
         """int32 [b, k, 3]: digests of ``windows`` int64 [b, k, h] under the keys of ``rows``."""

@@ -25,6 +25,9 @@ class _CpuPrf:
     def __init__(self, keys: Sequence[PrfKey]) -> None:
         self._keys = keys
 
+    def take(self, rows: Sequence[int]) -> _CpuPrf:
+        return _CpuPrf([self._keys[row] for row in rows])
+
     def digests(self, rows: slice, windows: Tensor) -> Tensor:
         narrow = windows.numpy().astype(np.uint32)
         found = [key.digests(window) for key, window in zip(self._keys[rows], narrow, strict=True)]
@@ -54,6 +57,13 @@ class RowKeys:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def take(self, rows: Sequence[int]) -> RowKeys:
+        """The keyed functions of some rows."""
+        taken = RowKeys.__new__(RowKeys)
+        taken.keys, taken.device, taken.whole = tuple(self.keys[row] for row in rows), self.device, self.whole
+        taken._prf = self._prf.take(rows)
+        return taken
 
     def digests(self, windows: Tensor) -> Tensor:
         """int32 [B, 3]: context digests of int64 [B, h]."""
