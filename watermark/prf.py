@@ -95,10 +95,14 @@ class PrfKey:
         """Lanes of a whole vocabulary in one context: u8[V] for ``bits=8``, u32[V] for ``bits=32``."""
         size = -(-vocabulary * bits // 128) * 16
         out = np.empty(size + 16, np.uint8)
-        nonce = digest.tobytes() + bytes(4)
-        Cipher(algorithms.AES(self._token_key), modes.CTR(nonce)).encryptor().update_into(_zeros(size), out.data)
+        self.stream_into(digest, size, out)
         used = out[: vocabulary * (bits // 8)]
         return used if bits == 8 else used.view(np.uint32)
+
+    def stream_into(self, digest: U32, size: int, out: U8) -> None:
+        """Write the first ``size`` bytes of a context's blocks into ``out``, u8[size + 16]; the rest of it is undefined."""
+        nonce = digest.tobytes() + bytes(4)
+        Cipher(algorithms.AES(self._token_key), modes.CTR(nonce)).encryptor().update_into(_zeros(size), out.data)
 
 
 def anchor_order(digests: U32) -> I64:

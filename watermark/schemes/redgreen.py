@@ -101,14 +101,15 @@ class RedGreen:
         import torch
 
         digests = keys.digests(windows) if self.rule == "left" else keys.anchors(windows)
-        out = torch.empty_like(logits)
+        out, green = torch.empty_like(logits), torch.tensor(self.green, dtype=logits.dtype, device=logits.device)
         for rows, lanes in keys.lanes(digests, logits.shape[1], 8):
             if self.rule == "self":
                 keys.put_own(rows, lanes, digests)
-            # 1 for lanes below `green`, else 0, in float arithmetic: small integers are exact in every dtype, and comparing
-            # bytes is several times slower on a CPU.
-            coloured = lanes.to(logits.dtype).neg_().add_(self.green).clamp_(0, 1)
-            torch.add(logits[rows], coloured, alpha=self.delta, out=out[rows])
+            # 1 for lanes below `green`, else 0, in float arithmetic and in the output's own memory: small integers are exact
+            # in every dtype, comparing bytes is several times slower on a CPU, and so is fresh memory.
+            coloured = out[rows].copy_(lanes)
+            torch.sub(green, coloured, out=coloured).clamp_(0, 1)
+            torch.add(logits[rows], coloured, alpha=self.delta, out=coloured)
         return out
 
     @classmethod
