@@ -14,7 +14,7 @@ import click
 from wmcheck.cli.embed import calm_torch
 
 SCHEMES: dict[str, dict[str, Any]] = {
-    "redgreen": {"width": 2, "green": 64, "delta": 2.5}, "gumbel": {"width": 4}, "tournament": {"width": 4}
+    "redgreen": {"width": 2, "green": 64, "delta": 3.0}, "gumbel": {"width": 4}, "tournament": {"width": 4}
 }
 TENANTS = ("acct-17", "acct-91")
 MODEL = "bundled:stories2m"
