@@ -1,0 +1,9 @@
+"""Settings of all tests: no test asserts times, and a check of a change does not depend on luck."""
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
