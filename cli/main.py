@@ -170,19 +170,18 @@ def _refuse_mistyped_verb(word: str) -> None:
 
 def refuse_key_arguments(args: Sequence[str]) -> None:
     """Stop before anything runs if a secret key stands on the command line."""
+    literal = "wmk1_" in os.environ.get("WMCHECK_KEY", "")
+    if not literal and not any("wmk1_" in arg for arg in args):
+        return
     from wmcheck.watermark.core.errors import KeyFileError
+    from wmcheck.watermark.key_sources import EXPECTED, leaked_key
 
-    expected = "file:PATH, env:NAME or keyring:SERVICE/NAME"
     if any("wmk1_" in arg for arg in args):
-        raise KeyFileError(
-            "a key was given on the command line, where every user of the machine can read it", where="arguments",
-            expected=expected, hint="treat that key as leaked: make a new one with 'wmcheck key new -o lab.wmk'",
-        )
-    if "wmk1_" in os.environ.get("WMCHECK_KEY", ""):
-        raise KeyFileError(
-            "the variable holds a key, not where to find one", where="WMCHECK_KEY", expected=expected,
-            hint="put the key into another variable, say LAB_KEY, and set WMCHECK_KEY=env:LAB_KEY",
-        )
+        raise leaked_key("arguments")
+    raise KeyFileError(
+        "the variable holds a key, not where to find one", where="WMCHECK_KEY", expected=EXPECTED,
+        hint="put the key into another variable, say LAB_KEY, and set WMCHECK_KEY=env:LAB_KEY",
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ SCHEMA = "wmcheck.check/1"
 COLUMNS = (
     "record", "verdict", "log10 p", "corrected", "n", "scheme", "key id", "tenant", "committed", "tokens", "null",
 )
-FORMATS = ("table", "json", "jsonl", "csv", "md")
 
 
 def cells(name: str, verdict: Verdict, test: Detection) -> dict[str, str]:

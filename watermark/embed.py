@@ -11,7 +11,7 @@ from wmcheck.watermark.core.errors import ConfigError
 from wmcheck.watermark.generate import generate_ids, sampling_processors
 from wmcheck.watermark.keys import SecretKey, TenantKey
 from wmcheck.watermark.profile import Profile
-from wmcheck.watermark.tokenizer import TextTokenizer, load_tokenizer, wrap_tokenizer
+from wmcheck.watermark.tokenizer import TextTokenizer, wrap_tokenizer
 
 STORY_PROMPTS = (
     "Once upon a time, there was a little girl named Lily.", "One day, a boy named Tim went to the park.",
@@ -61,7 +61,7 @@ def load_model(source: str, *, device: str | None = None) -> LanguageModel:
             "cannot load the model", where=source, got=str(error).splitlines()[0][:160],
             expected="bundled:stories2m, a model folder or a hub name",
         ) from None
-    tokenizer = load_tokenizer(source) if source.startswith(BUNDLED) else wrap_tokenizer(loaded, source)
+    tokenizer = wrap_tokenizer(loaded, source)
     pad = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
     if pad is None:
         raise ConfigError("the tokenizer has neither a padding nor an end token", where=source)

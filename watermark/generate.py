@@ -38,14 +38,16 @@ class WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def __init__(self, profile: Profile, keys: Key | Sequence[Key], *, rows_per_key: int = 1) -> None:
         self.profile = profile
-        listed = [keys] if keys is None or isinstance(keys, (SecretKey, TenantKey)) else list(keys)
+        if keys is None or isinstance(keys, (SecretKey, TenantKey)):
+            # One key that was not given as a list serves a batch of any size.
+            listed, self._any_rows = [keys], True
+        else:
+            listed, self._any_rows = list(keys), False
         if not listed:
             raise ConfigError("no keys", where="WatermarkProcessor", expected="one key, or one a prompt (None opts out)")
         label = profile.scheme.label()
         made = {key: PrfKey.derive(key.tenant() if isinstance(key, SecretKey) else key, label) for key in listed if key}
         self._prfs: list[PrfKey | None] = [made[key] if key else None for key in listed]
-        # One key that was not given as a list serves a batch of any size.
-        self._any_rows = not isinstance(keys, Sequence)
         self._each = rows_per_key
         self._special: dict[torch.device, Tensor] = {}
         # Place of each key among those that are not None.
@@ -70,7 +72,9 @@ class WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
         marked = [row for row in range(count) if fresh[row] and self._prfs[row // each] is not None]
         if not marked:
             return scores
-        keys = self._keys_of(each, scores.device).take([self._place[row // each] * each + row % each for row in marked])
+        keys = self._keys_of(each, scores.device)
+        if len(marked) < len(keys):
+            keys = keys.take([self._place[row // each] * each + row % each for row in marked])
         windows = input_ids[:, input_ids.shape[1] - scheme.width :]
         if len(marked) == count:
             return scheme.transform(windows, scores, keys)

@@ -17,6 +17,14 @@ MAX_KEY_FILE_BYTES = 65_536
 EXPECTED = "file:PATH, env:NAME or keyring:SERVICE/NAME"
 
 
+def leaked_key(where: str) -> KeyFileError:
+    """The error for a key that stands where others can read it; it does not repeat the key."""
+    return KeyFileError(
+        "a key was given on the command line, where every user of the machine can read it", where=where,
+        expected=EXPECTED, hint="treat that key as leaked: make a new one with 'wmcheck key new -o lab.wmk'",
+    )
+
+
 def read_source(source: str) -> str:
     """The text behind a key source.
 
@@ -25,10 +33,7 @@ def read_source(source: str) -> str:
     """
     kind, _, rest = source.partition(":")
     if source.strip().startswith(PREFIX) or PREFIX in source:
-        raise KeyFileError(
-            "a key was given on the command line, where every user of the machine can read it", where="--key",
-            expected=EXPECTED, hint="treat that key as leaked: make a new one with 'wmcheck key new -o lab.wmk'",
-        )
+        raise leaked_key("--key")
     readers = {"file": _read_file, "env": _read_env, "keyring": _read_keyring}
     if kind not in readers or not rest:
         # The value may be a secret of another tool, so it is not echoed.

@@ -174,21 +174,30 @@ class Profile:
             entropy_bits=float(data.get("entropy_bits", DEFAULT_ENTROPY_BITS)), name=where,
         )
 
-    def check_tokenizer(self, tokenizer: TextTokenizer) -> None:
-        """Refuse a tokenizer that is not the profile's: its ids would mean nothing.
+    def needed_tokenizer(self) -> Mapping[str, Any]:
+        """The tokenizer field.
 
         Raises:
-            TokenizerError: another tokenizer, or a profile without one.
+            TokenizerError: the profile names none.
         """
         if self.tokenizer is None:
             raise TokenizerError(
                 "the profile names no tokenizer, so text cannot be encoded", where=self.name,
                 hint="give recorded token ids (--tokens-field), or a profile made with --tokenizer",
             )
-        if tokenizer.digest != self.tokenizer["digest"]:
+        return self.tokenizer
+
+    def check_tokenizer(self, tokenizer: TextTokenizer) -> None:
+        """Refuse a tokenizer that is not the profile's: its ids would mean nothing.
+
+        Raises:
+            TokenizerError: another tokenizer, or a profile without one.
+        """
+        needed = self.needed_tokenizer()
+        if tokenizer.digest != needed["digest"]:
             raise TokenizerError(
                 "not the tokenizer of the profile", where=tokenizer.source, got=f"digest {tokenizer.digest[:16]}",
-                expected=f"digest {str(self.tokenizer['digest'])[:16]} ({self.tokenizer['name']})",
+                expected=f"digest {str(needed['digest'])[:16]} ({needed['name']})",
                 hint="pass the deployment's tokenizer with --tokenizer PATH",
             )
 

@@ -16,6 +16,7 @@ from wmcheck.watermark.core.errors import ProfileError
 from wmcheck.watermark.core.nulls import Null
 from wmcheck.watermark.core.registry import Registry
 from wmcheck.watermark.prf import I64, U32, U64, PrfKey
+from wmcheck.watermark.windows import hash64, mix64
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,6 +145,4 @@ def uniform_choices(entropy_bits: float) -> int:
 
 def left_codes(windows: U32, tokens: I64) -> U64:
     """Codes of items whose effective seed is the window itself."""
-    from wmcheck.watermark.windows import hash64, mix64
-
     return mix64(hash64(windows) ^ tokens.astype(np.uint64))

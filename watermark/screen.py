@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wmcheck.watermark.bundled import DEFAULT_MODEL
 from wmcheck.watermark.core.errors import ConfigError, RecordError, TokenizerError
 from wmcheck.watermark.core.records import Record
 from wmcheck.watermark.core.results import Detection, Verdict
@@ -191,8 +190,7 @@ class Screen:
         return UNLIKE
 
     def _load_tokenizer(self) -> None:
-        described = self._profile.tokenizer
-        tokenizer = load_tokenizer(self._source or str(described["name"] if described else DEFAULT_MODEL))
+        tokenizer = load_tokenizer(self._source or str(self._profile.needed_tokenizer()["name"]))
         self._profile.check_tokenizer(tokenizer)
         self._tokenizer = tokenizer
 
