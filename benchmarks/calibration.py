@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import beta
 
+from wmcheck.fingerprint.canaries.evaluate import clopper_pearson
 from wmcheck.watermark import Document, Profile, SecretKey, load_tokenizer
 from wmcheck.watermark.bundled import DEFAULT_MODEL
 from wmcheck.watermark.detect import Candidate, Detector
@@ -48,8 +48,7 @@ def cut(folder: Path, length: int) -> list[tuple[str, np.ndarray]]:
 
 
 def interval(hits: int, count: int) -> str:
-    low = beta.ppf(0.025, hits, count - hits + 1) if hits else 0.0
-    high = beta.ppf(0.975, hits + 1, count - hits) if hits < count else 1.0
+    low, high = clopper_pearson(hits, count)
     return f"{hits / count:.2e} [{low:.1e}, {high:.1e}]"
 
 

@@ -94,13 +94,26 @@ def write_key_file(key: SecretKey | TenantKey, path: str, *, now: datetime | Non
     created = (now or datetime.now(UTC)).strftime("%Y-%m-%d")
     kind = "root key" if isinstance(key, SecretKey) else f"tenant key {key.tenant_name!r} epoch {key.epoch!r}"
     text = f"# wmcheck key file v1: SECRET, do not share or commit\n# {kind}, id {key.id}, created {created}\n{key.reveal()}\n"
+    write_secret(text, path, what="the key file", hint="keys are never overwritten: choose another name or move it away")
+
+
+def write_secret(text: str, path: str, *, what: str = "", hint: str = "choose another name or move it away") -> None:
+    """Write ``text`` to a new file that only its owner can read.
+
+    Args:
+        text: the secret.
+        path: where; never overwritten.
+        what: what it is, for the message that it cannot be written.
+        hint: what to do where the file exists.
+
+    Raises:
+        OutputError: the file exists or cannot be written.
+    """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise OutputError(
-            "the file exists", where=path, hint="keys are never overwritten: choose another name or move it away"
-        ) from None
+        raise OutputError("the file exists", where=path, hint=hint) from None
     except OSError as error:
-        raise OutputError("cannot write the key file", where=path, got=error.strerror or type(error).__name__) from None
+        raise OutputError(f"cannot write {what}".rstrip(), where=path, got=error.strerror or type(error).__name__) from None
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)

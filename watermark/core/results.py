@@ -24,6 +24,31 @@ class Verdict(StrEnum):
     INSUFFICIENT = "INSUFFICIENT"
 
 
+def decide(alpha: float, *, adjusted: float | None, expected: float, n: int, family: int | None) -> Verdict:
+    """The verdict rule of every kind of result.
+
+    Args:
+        alpha: family-wise error.
+        adjusted: log10 p after correction; None before it.
+        expected: log10 p that the alternative would give on average, before correction.
+        n: how much was tested.
+        family: number of tests corrected for; None before correction.
+
+    Raises:
+        ValueError: ``alpha`` is no error rate, or the result is one of many and has not been corrected for that.
+    """
+    if family is None or adjusted is None:
+        raise ValueError("a result of many tests has no verdict before correct(results)")
+    if not 0.0 < alpha < 1.0:
+        raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+    bar = math.log10(alpha)
+    if adjusted <= bar:
+        return Verdict.DETECTED
+    if n == 0 or expected > bar - math.log10(family):
+        return Verdict.INSUFFICIENT
+    return Verdict.NOT_DETECTED
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Detection:
     """One test of one document (or corpus) under one scheme and key.
@@ -87,16 +112,9 @@ class Detection:
         Raises:
             ValueError: ``alpha`` is no error rate, or the result is one of many and has not been corrected for that.
         """
-        if self.family is None or self.log10_p_adjusted is None:
-            raise ValueError("a result of many tests has no verdict before correct(results)")
-        if not 0.0 < alpha < 1.0:
-            raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
-        bar = math.log10(alpha)
-        if self.log10_p_adjusted <= bar:
-            return Verdict.DETECTED
-        if self.n_scored == 0 or self.log10_p_expected > bar - math.log10(self.family):
-            return Verdict.INSUFFICIENT
-        return Verdict.NOT_DETECTED
+        return decide(
+            alpha, adjusted=self.log10_p_adjusted, expected=self.log10_p_expected, n=self.n_scored, family=self.family,
+        )
 
     def to_dict(self, alpha: float | None = None) -> dict[str, Any]:
         """A JSON object under schema ``wmcheck.detection/1``; with ``alpha`` it carries a verdict."""

@@ -37,14 +37,13 @@ def read_csv(stream: ByteStream, fields: Fields) -> Iterator[Record | RecordErro
     Raises:
         InputError: There is no usable header, or it lacks the field.
     """
-    # Not strict, an unclosed quote would swallow the rest of the file without a word.
-    reader = csv.reader(_CsvLines(stream), strict=True)
+    reader = csv_reader(stream)
     header: list[str] | None = None
     while True:
         number = stream.line + 1
         where = f"{stream.name}:{number}"
         try:
-            row = _next_row(reader, where)
+            row = next_row(reader, where)
             if row is None:
                 return
             if not row:
@@ -61,15 +60,31 @@ def read_csv(stream: ByteStream, fields: Fields) -> Iterator[Record | RecordErro
         yield item
 
 
-def _next_row(reader: Iterator[list[str]], where: str) -> list[str] | None:
+def csv_reader(stream: ByteStream, delimiter: str = ",") -> Iterator[list[str]]:
+    """The rows of a delimited stream, damaged bytes as lone surrogates; ask for them by ``next_row``."""
+    # Not strict, an unclosed quote would swallow the rest of the file without a word.
+    return csv.reader(_CsvLines(stream), strict=True, delimiter=delimiter)
+
+
+def next_row(reader: Iterator[list[str]], where: str, what: str = "CSV row") -> list[str] | None:
+    """The next row of ``csv_reader``, None at the end; reading goes on after an error.
+
+    Raises:
+        RecordError: the row is malformed, or its line cannot be read.
+    """
     # The limit belongs to the whole process and is too small for documents, so it is lent for one row.
     limit = csv.field_size_limit(MAX_LINE_BYTES)
     try:
         return next(reader, None)
     except csv.Error as error:
-        raise RecordError(f"bad CSV row: {error}", where=where) from None
+        raise RecordError(f"bad {what}: {error}", where=where) from None
     finally:
         csv.field_size_limit(limit)
+
+
+def damaged(cells: Sequence[str]) -> bool:
+    """Whether a row of ``csv_reader`` held bytes that are no UTF-8."""
+    return any("\udc80" <= char <= "\udcff" for cell in cells if not cell.isascii() for char in cell)
 
 
 def _checked_header(names: list[str], where: str, fields: Fields) -> list[str]:
@@ -94,7 +109,7 @@ def _cells(header: Sequence[str], row: Sequence[str], where: str, fields: Fields
     """Name a row's cells. Token ids and messages are JSON in their cells; an empty one of those is absent."""
     if len(row) != len(header):
         raise RecordError("wrong number of cells", where=where, got=str(len(row)), expected=str(len(header)))
-    if any("\udc80" <= char <= "\udcff" for cell in row if not cell.isascii() for char in cell):
+    if damaged(row):
         raise RecordError("invalid UTF-8", where=where)
     cells: dict[str, object] = dict(zip(header, row, strict=True))
     for name in {*fields.token_names(), *fields.prompt_names()[1:], "messages"} & cells.keys():
