@@ -1,0 +1,1 @@
+"""One format of recorded answers a file."""

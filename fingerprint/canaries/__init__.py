@@ -1,0 +1,1 @@
+"""Keyed behavioural canaries: plan, embed, evaluate, size."""

@@ -1,0 +1,1 @@
+"""What an answer decided: refusal labels and forms, and the canonical tokens of tool calls."""

@@ -1,0 +1,1 @@
+"""Comparisons as JSON, Markdown, one HTML file and terminal tables."""

@@ -1,0 +1,1 @@
+"""Suites of probes, one file each."""
