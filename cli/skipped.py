@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,16 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 SHOWN_ALIKE = 3
+
+
+def report(problems: Sequence[str], *, shown: int = SHOWN) -> None:
+    """Say which records of imported logs could not be used: the first few, and how many more there are."""
+    from wmcheck.watermark.core.errors import printable
+
+    for problem in problems[:shown]:
+        click.echo(f"skipped: {printable(problem)}", err=True)
+    if len(problems) > shown:
+        click.echo(f"skipped: {len(problems) - shown} more records", err=True)
 
 
 class Skipped:

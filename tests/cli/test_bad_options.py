@@ -148,7 +148,10 @@ def test_a_key_that_the_profile_does_not_commit_to_is_tested_with_a_warning(wm, 
     [
         (["chekc"], "chekc: neither a verb nor a file", "did you mean 'wmcheck check'?"),
         (["chekc", "suspect.jsonl"], "chekc: neither a verb nor a file", "did you mean 'wmcheck check'?"),
-        (["fingerprint"], "fingerprint: neither a verb nor a file", "verbs: check, demo, embed, key, profile"),
+        (
+            ["fingerprint"], "fingerprint: neither a verb nor a file",
+            "verbs: canary, check, cohort, compare, demo, embed, key, probe, profile",
+        ),
         (["suspect.jsnl"], "suspect.jsnl: no such file", ""),
         (["--verison"], "--verison: no such option", f"did you mean --version or --verbose? {SEE}"),
         (["suspect.jsonl", "--alhpa", "1"], "--alhpa: no such option", f"did you mean --alpha or --help? {SEE}"),

@@ -17,6 +17,7 @@ COMMANDS = {
     "check-help": ["check", "--help"],
     "key-help": ["key", "--help"],
     "embed-help": ["embed", "--help"],
+    "probe-help": ["probe", "--help"],
     "table": ["golden.jsonl", *BOTH, "--fail-on", "detected"],
     "json": ["golden.jsonl", *BOTH, "--json"],
 }
