@@ -196,8 +196,9 @@ class Collector:
             self._wait()
         except KeyboardInterrupt as interrupt:
             self._halt.set()
-            log.warning("stopping when the calls in flight are answered; interrupt again to leave them")
+            # The warning invites the second interrupt, which may come before it is whole.
             with suppress(KeyboardInterrupt):
+                log.warning("stopping when the calls in flight are answered; interrupt again to leave them")
                 self._wait()
             interrupt.add_note(self._how_to_go_on())
             raise
