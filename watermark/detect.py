@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wmcheck.watermark.core.errors import InputError
+from wmcheck.watermark.core.errors import ConfigError, InputError
 from wmcheck.watermark.core.multiplicity import holm
 from wmcheck.watermark.core.results import LOG10, Detection
-from wmcheck.watermark.core.statistics import STATISTICS, Evidence, ExactSum, Statistic
+from wmcheck.watermark.core.statistics import STATISTICS, Evidence, ExactSum, ModelTerms, Sample, Statistic
 from wmcheck.watermark.keys import SecretKey, TenantKey, as_tenant
+from wmcheck.watermark.law import Law
 from wmcheck.watermark.prf import I64, MAX_TOKEN_ID, PrfKey
 from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.scheme import left_codes
@@ -86,11 +87,16 @@ class Detector:
         candidates: the hypotheses; every one multiplies the family that :func:`correct` accounts for.
         statistic: registry name of the statistic.
         corpus: keep the corpus test.
+
+    Raises:
+        ConfigError: the statistic does not suit the scheme of a candidate.
     """
 
     def __init__(self, candidates: Sequence[Candidate], *, statistic: str = "sum", corpus: bool = True) -> None:
         self.candidates = tuple(candidates)
         self.statistic: Statistic = STATISTICS[statistic]()
+        for candidate in self.candidates:
+            _check_fit(self.statistic, candidate.profile)
         shared: dict[tuple[object, ...], SeenSet] = {}
         self._pools: list[_Pool] = []
         self._keep_corpus = corpus
@@ -128,7 +134,7 @@ class Detector:
     def _test_one(self, candidate: Candidate, batch: _Batch) -> tuple[Tested, NDArray[np.float64]]:
         null, items = candidate.profile.scheme.null(), batch.items
         scores, owner = batch.scores(candidate)
-        evidence = self.statistic.evaluate(scores, owner, items.documents, null)
+        evidence = self.statistic.evaluate(Sample(scores, owner, items.documents, null, batch.terms(candidate)))
         return Tested(evidence, items.eligible - evidence.n, items.excluded), scores
 
     def detections(
@@ -139,37 +145,36 @@ class Detector:
         for candidate, one in zip(self.candidates, tested, strict=True):
             total, n = float(one.evidence.totals[index]), int(one.evidence.n[index])
             log_p = float(one.evidence.log_p[index])
-            found.append(
-                self._detection(
-                    candidate, document, where, tokens, self.statistic.name, total, n, log_p, int(one.repeated[index]),
-                    int(one.excluded[index]),
-                )
+            test = self._detection(
+                candidate, document, where, tokens, self.statistic, total, n, log_p, int(one.repeated[index]),
+                int(one.excluded[index]),
             )
+            log_e = one.evidence.log_e
+            found.append(test if log_e is None else replace(test, log10_e=float(log_e[index]) / LOG10))
         return found
 
     def corpus(self, where: str = "", tokens: str = "recorded") -> list[Detection]:
         """The corpus test so far, one result a candidate: the exact sum over each distinct item of all documents."""
         found = []
         for candidate, pool in zip(self.candidates, self._pools, strict=True):
-            owner = np.zeros(1, np.int64)
-            log_p = candidate.profile.scheme.null().log_sf(np.array([pool.total]), owner + pool.n)
+            log_p = candidate.profile.scheme.null().log_sf(np.array([pool.total]), np.array([pool.n]))
             found.append(
                 self._detection(
-                    candidate, CORPUS, where, tokens, ExactSum.name, pool.total, pool.n, float(log_p[0]), pool.n_repeated,
+                    candidate, CORPUS, where, tokens, ExactSum(), pool.total, pool.n, float(log_p[0]), pool.n_repeated,
                     pool.n_excluded,
                 )
             )
         return found
 
     def _detection(
-        self, candidate: Candidate, document: str, where: str, tokens: str, statistic: str, total: float, n: int,
+        self, candidate: Candidate, document: str, where: str, tokens: str, statistic: Statistic, total: float, n: int,
         log_p: float, repeated: int, excluded: int,
     ) -> Detection:
         profile, key = candidate.profile, candidate.key
         return Detection(
-            document=document, where=where, profile=profile.name, scheme=profile.scheme_name, statistic=statistic,
+            document=document, where=where, profile=profile.name, scheme=profile.scheme_name, statistic=statistic.name,
             total=total, n_scored=n, n_repeated=repeated, n_excluded=excluded, log10_p=log_p / LOG10,
-            log10_p_expected=self._expected(profile, n), null=profile.scheme.null().describe(n), key_id=key.id,
+            log10_p_expected=self._expected(profile, n), null=statistic.describe(profile.scheme.null(), n), key_id=key.id,
             key_commitment=key.commitment, key_committed=candidate.committed, tenant=key.tenant_name, epoch=key.epoch,
             tokens=tokens,
         )
@@ -195,6 +200,7 @@ class _Batch:
     _kept: I64 | None = None
     _codes: NDArray[np.uint64] | None = None
     _fresh: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    _law: Law | None = None
 
     def __post_init__(self) -> None:
         scheme = self.profile.scheme
@@ -231,6 +237,21 @@ class _Batch:
             return scheme.null().reduce(scheme.score(items.windows, items.tokens, candidate.prf)), items.document
         raw = scheme.score(items.windows[kept], items.tokens[kept], candidate.prf)
         return scheme.null().reduce(raw), items.document[kept]
+
+    def terms(self, candidate: Candidate) -> ModelTerms | None:
+        """What the model's predictions add to the selected items; None without predictions or where the scheme reads none."""
+        scheme = candidate.profile.scheme
+        aided = getattr(scheme, "aided", None)
+        if aided is None or any(document.law is None for document in self.documents):
+            return None
+        if self._law is None:
+            starts = np.cumsum([0] + [len(document.ids) for document in self.documents])[:-1]
+            whole = Law.join([document.law for document in self.documents if document.law is not None])
+            self._law = whole.take(starts[self.items.document] + self.items.place)
+        kept = self.select(candidate)
+        law = self._law.take(kept)
+        found = aided(self.items.windows[kept], self.items.tokens[kept], law, candidate.prf)
+        return ModelTerms(found.log_e, found.experts, found.pivot, law.entropy, 1.0 - law.collision)
 
     def new_to(self, seen: SeenSet, candidate: Candidate) -> NDArray[np.bool_]:
         """Which selected items no document before them had, asked once for all candidates that share ``seen``."""
@@ -306,6 +327,17 @@ def as_ids(ids: Sequence[int] | I64) -> I64:
     return found.astype(np.int64)
 
 
+def _check_fit(statistic: Statistic, profile: Profile) -> None:
+    reason = statistic.unfit(profile.scheme.null())
+    if not reason and statistic.needs_model and not hasattr(profile.scheme, "aided"):
+        reason = "the scheme has no test that reads a model's predictions"
+    if reason:
+        raise ConfigError(
+            f"the statistic does not suit scheme '{profile.scheme_name}': {reason}", where="--statistic", got=statistic.name,
+            hint="--statistic sum suits every scheme",
+        )
+
+
 def _check_ids(document: Document) -> None:
     ids = document.ids
     if not isinstance(document.prompt_length, int) or ids.ndim != 1 or ids.dtype != np.int64:
@@ -319,4 +351,8 @@ def _check_ids(document: Document) -> None:
     if not 0 <= document.prompt_length <= len(ids):
         raise InputError(
             "impossible prompt length", where="tokens", got=str(document.prompt_length), expected=f"0 to {len(ids)}"
+        )
+    if document.law is not None and len(document.law) != len(ids):
+        raise InputError(
+            "predictions do not match the document", where="law", got=f"{len(document.law)} places", expected=f"{len(ids)} places"
         )

@@ -83,6 +83,8 @@ class Scheme(Protocol):
     def null(self) -> Null:
         """The exact law of one item's score for text that is independent of the key."""
 
+    # Optional: ``aided(windows, tokens, law, key) -> Aided``, the likelihood ratios of items given a model's predictions.
+
     def expected(self, entropy_bits: float) -> float:
         """Mean reduced score of one item of watermarked text whose next-token laws are uniform over
         ``2^entropy_bits`` tokens: a planning figure for INSUFFICIENT, never part of a p-value."""

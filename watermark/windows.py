@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wmcheck.watermark.law import Law
 from wmcheck.watermark.prf import I64, U32, U64
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -29,10 +30,17 @@ MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Token ids of one text; the first ``prompt_length`` of them are the prompt: context, never scored."""
+    """Token ids of one text; the first ``prompt_length`` of them are the prompt: context, never scored.
+
+    Attributes:
+        ids: i64[L] prompt and output.
+        prompt_length: how many are the prompt.
+        law: what a language model predicted at each of the L places; None without a model.
+    """
 
     ids: I64
     prompt_length: int = 0
+    law: Law | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,7 @@ class Items:
 
     Attributes:
         document: i64[n] index of the document.
+        place: i64[n] index of the token in its document.
         windows: u32[n, h] ids before the token, oldest first.
         tokens: i64[n].
         scored: bool[n]; False for tokens of the prompt, which are here only so that output which quotes them is a repeat.
@@ -51,6 +60,7 @@ class Items:
     """
 
     document: I64
+    place: I64
     windows: U32
     tokens: I64
     scored: NDArray[np.bool_]
@@ -145,8 +155,8 @@ def make_items(documents: Sequence[Document], width: int, special: I64, *, windo
     kept = np.flatnonzero(keep)
     eligible = np.bincount(owner[usable & output], minlength=count)
     return Items(
-        document=owner[kept], windows=np.ascontiguousarray(windows[kept]), tokens=ids[kept], scored=output[kept],
-        documents=count, excluded=np.maximum(lengths - prompts, 0) - eligible, eligible=eligible,
+        document=owner[kept], place=place[kept], windows=np.ascontiguousarray(windows[kept]), tokens=ids[kept],
+        scored=output[kept], documents=count, excluded=np.maximum(lengths - prompts, 0) - eligible, eligible=eligible,
     )
 
 

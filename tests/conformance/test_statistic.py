@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from wmcheck.watermark.core.statistics import STATISTICS
+from wmcheck.watermark.core.statistics import STATISTICS, Sample
 from wmcheck.watermark.scheme import SCHEMES, make_scheme
 
 NULLS = {
@@ -26,7 +26,7 @@ cases = pytest.mark.parametrize(
 def test_p_values_are_super_uniform_under_the_null(statistic, null, n):
     documents, rng = 4000, np.random.default_rng(n)
     scores = null.sample(n * documents, rng)
-    found = statistic.evaluate(scores, np.repeat(np.arange(documents), n), documents, null)
+    found = statistic.evaluate(Sample(scores, np.repeat(np.arange(documents), n), documents, null))
     assert (found.n == n).all()
     assert (found.log_p <= 0).all()
     for level in (0.9, 0.5, 0.1, 0.01, 0.001):
@@ -38,7 +38,7 @@ def test_p_values_are_super_uniform_under_the_null(statistic, null, n):
 def test_larger_scores_never_raise_the_p_value(statistic, null):
     scores = np.sort(null.sample(60, np.random.default_rng(1)))
     halves = [scores[:30], rng_mix(scores), scores[30:]]
-    log_p = [float(statistic.evaluate(half, np.zeros(30, np.int64), 1, null).log_p[0]) for half in halves]
+    log_p = [float(statistic.evaluate(Sample(half, np.zeros(30, np.int64), 1, null)).log_p[0]) for half in halves]
     assert log_p == sorted(log_p, reverse=True)
 
 
@@ -49,8 +49,8 @@ def rng_mix(scores):
 @cases
 def test_documents_do_not_mix_and_empty_ones_say_nothing(statistic, null):
     scores = null.sample(50, np.random.default_rng(2))
-    together = statistic.evaluate(scores, np.repeat([0, 2], [20, 30]), 4, null)
-    alone = statistic.evaluate(scores[20:], np.zeros(30, np.int64), 1, null)
+    together = statistic.evaluate(Sample(scores, np.repeat([0, 2], [20, 30]), 4, null))
+    alone = statistic.evaluate(Sample(scores[20:], np.zeros(30, np.int64), 1, null))
     assert together.log_p[2] == alone.log_p[0]
     assert together.totals[2] == pytest.approx(alone.totals[0])
     assert together.n.tolist() == [20, 0, 30, 0]

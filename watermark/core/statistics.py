@@ -8,8 +8,73 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wmcheck.watermark.core.errors import ConfigError
 from wmcheck.watermark.core.nulls import Null
 from wmcheck.watermark.core.registry import Registry
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTerms:
+    """What a language model's predictions add to the scores of n items. Nothing here may depend on the key but ``log_e``
+    and ``pivot``.
+
+    Attributes:
+        log_e: f64[n, k] natural logs of e-values of each item, one column an expert: under the null hypothesis each has
+            mean at most 1 given everything but the key, whatever the model predicted. 0 where it predicted nothing.
+        experts: k names.
+        pivot: f64[n] scores that are stochastically at most Exp(1) under the null hypothesis given the predictions; None
+            where the scheme has no such score.
+        entropy: f64[n] predicted entropy in nats; 0 where there was no prediction.
+        weight: f64[n] in [0, 1], ``1 - sum p^2`` of the prediction: how much the key could choose.
+    """
+
+    log_e: Floats
+    experts: tuple[str, ...]
+    pivot: Floats | None
+    entropy: Floats
+    weight: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The scored items of m documents under one candidate, in text order.
+
+    Attributes:
+        scores: f64[n] reduced scores (``null.reduce``).
+        document: i64[n] index of the document of each item, ascending.
+        documents: m.
+        null: the law of one item.
+        model: what a language model adds; None without one.
+    """
+
+    scores: Floats
+    document: NDArray[np.int64]
+    documents: int
+    null: Null
+    model: ModelTerms | None = None
+
+    def counts(self) -> NDArray[np.int64]:
+        """i64[m] items of each document."""
+        return np.bincount(self.document, minlength=self.documents).astype(np.int64)
+
+    def sums(self, values: Floats) -> Floats:
+        """f64[m] sums of f64[n] values over each document."""
+        return np.bincount(self.document, weights=values, minlength=self.documents).astype(np.float64)
+
+    def terms(self, statistic: str) -> ModelTerms:
+        """The model's terms.
+
+        Raises:
+            ConfigError: there is no model, and ``statistic`` needs one.
+        """
+        if self.model is None:
+            raise ConfigError(
+                "the statistic needs a language model's predictions", where="--statistic", got=statistic,
+                hint="give --model PATH, or take a statistic that reads the key alone",
+            )
+        return self.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,38 +85,51 @@ class Evidence:
         totals: f64[m] value of the statistic.
         n: i64[m] number of items scored.
         log_p: f64[m] natural log of the p-value, exact or a proven upper bound.
+        log_e: f64[m] natural log of an e-value, where the statistic has one.
     """
 
-    totals: NDArray[np.float64]
+    totals: Floats
     n: NDArray[np.int64]
-    log_p: NDArray[np.float64]
+    log_p: Floats
+    log_e: Floats | None = None
 
 
 class Statistic(Protocol):
-    """A test statistic over independent items with a known null law."""
+    """A test statistic over independent items with a known null law.
+
+    Attributes:
+        name: registry name.
+        needs_model: it reads ``Sample.model``.
+    """
 
     name: ClassVar[str]
+    needs_model: ClassVar[bool]
 
-    def evaluate(self, scores: NDArray[np.float64], document: NDArray[np.int64], documents: int, null: Null) -> Evidence:
-        """Test each document.
+    def unfit(self, null: Null) -> str:
+        """Why this statistic cannot be used with items of this law, in a few words; empty if it can."""
 
-        Args:
-            scores: f64[n] reduced scores (``null.reduce``) of the scored items.
-            document: i64[n] index of the document of each item.
-            documents: m.
-            null: the law of one item.
-        """
+    def evaluate(self, sample: Sample) -> Evidence:
+        """Test each document."""
+
+    def describe(self, null: Null, n: int) -> str:
+        """The law behind the p-value of n items, as printed in a report."""
 
 
 class ExactSum:
     """The sum of scores against its exact null law (or a proven bound of it)."""
 
     name: ClassVar[str] = "sum"
+    needs_model: ClassVar[bool] = False
 
-    def evaluate(self, scores: NDArray[np.float64], document: NDArray[np.int64], documents: int, null: Null) -> Evidence:
-        totals = np.bincount(document, weights=scores, minlength=documents).astype(np.float64)
-        n = np.bincount(document, minlength=documents).astype(np.int64)
-        return Evidence(totals, n, null.log_sf(totals, n))
+    def unfit(self, null: Null) -> str:
+        return ""
+
+    def evaluate(self, sample: Sample) -> Evidence:
+        totals, n = sample.sums(sample.scores), sample.counts()
+        return Evidence(totals, n, sample.null.log_sf(totals, n))
+
+    def describe(self, null: Null, n: int) -> str:
+        return null.describe(n)
 
 
 STATISTICS: Registry[type[Statistic]] = Registry(
