@@ -8,7 +8,7 @@ from typing import Any
 
 from wmcheck.watermark.bundled import BUNDLED, bundled_path
 from wmcheck.watermark.core.errors import ConfigError
-from wmcheck.watermark.generate import generate_ids, sampling_processors
+from wmcheck.watermark.generate import generate_ids, sampling_processors, warpers
 from wmcheck.watermark.keys import SecretKey, TenantKey
 from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.tokenizer import TextTokenizer, wrap_tokenizer
@@ -89,8 +89,6 @@ def embed_records(
     Raises:
         TokenizerError: the profile belongs to another tokenizer.
     """
-    from transformers import LogitsProcessorList
-
     if profile is not None and len(keys) != len(prompts):
         raise ConfigError("keys do not match prompts", where="embed_records", got=f"{len(keys)} keys for {len(prompts)} prompts")
     if profile is not None and profile.tokenizer is not None:
@@ -101,12 +99,9 @@ def embed_records(
         chosen = list(prompts[place : place + batch_size])
         row_keys = list(keys[place : place + batch_size]) if profile is not None else [None] * len(chosen)
         encoded = [start + ids.tolist() for ids in language.tokenizer.encode(chosen)]
-        processors = (
-            LogitsProcessorList() if profile is None or not any(row_keys)
-            else sampling_processors(
-                profile, row_keys, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p
-            )
-        )
+        settings = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+        marked = profile is not None and any(row_keys)
+        processors = sampling_processors(profile, row_keys, **settings) if marked else warpers(**settings)
         outputs = generate_ids(
             language.model, encoded, processors, max_new_tokens=sampling.max_new_tokens, pad_id=language.pad_id,
             seed=sampling.seed + first + place, ignore_end=sampling.ignore_end,

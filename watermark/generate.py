@@ -101,6 +101,13 @@ def sampling_processors(
 
     Pass the list to ``generate(..., do_sample=True, temperature=1.0, top_k=0, top_p=1.0)``.
     """
+    processors = warpers(temperature=temperature, top_k=top_k, top_p=top_p)
+    processors.append(WatermarkProcessor(profile, keys, rows_per_key=rows_per_key))
+    return processors
+
+
+def warpers(*, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> LogitsProcessorList:
+    """Temperature, top-k (0 off) and top-p (1 off) alone: ordinary text at the settings of marked text."""
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     processors = LogitsProcessorList()
@@ -110,7 +117,6 @@ def sampling_processors(
         processors.append(TopKLogitsWarper(top_k))
     if top_p < 1.0:
         processors.append(TopPLogitsWarper(top_p))
-    processors.append(WatermarkProcessor(profile, keys, rows_per_key=rows_per_key))
     return processors
 
 
@@ -123,7 +129,7 @@ def generate_ids(
     Args:
         model: a ``transformers`` causal language model.
         prompts: token ids; prompts of different lengths are padded on the left.
-        processors: from :func:`sampling_processors`, or an empty list for ordinary text.
+        processors: from :func:`sampling_processors`, or :func:`warpers` for ordinary text.
         max_new_tokens: at most this many ids a prompt.
         pad_id: padding id, which must be one of the profile's special ids.
         seed: seeds torch's generator for the ordinary part of sampling.

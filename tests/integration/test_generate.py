@@ -167,3 +167,14 @@ def test_the_model_writes_stories(language):
     common = {"the", "she", "to", "and", "was", "her", "a", "said", "it", "they"}
     assert len(common & set(words)) >= 6
     assert np.mean([word.strip('.,!?"').isalpha() for word in words]) > 0.8
+
+
+def test_ordinary_text_is_sampled_at_the_settings_too(language):
+    """Top-1 sampling leaves no choice, so that seeds agree, marked or not and in rows that opt out."""
+    profile = profile_of(language, "gumbel")
+    for options in ({}, {"profile": profile, "keys": [None]}):
+        texts = {
+            next(embed_records(language, ["Once upon a time"], Sampling(max_new_tokens=20, top_k=1, seed=seed), **options))["text"]
+            for seed in (1, 2, 3)
+        }
+        assert len(texts) == 1
