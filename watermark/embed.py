@@ -8,7 +8,7 @@ from typing import Any
 
 from wmcheck.watermark.bundled import BUNDLED, bundled_path
 from wmcheck.watermark.core.errors import ConfigError
-from wmcheck.watermark.generate import generate_ids, sampling_processors, warpers
+from wmcheck.watermark.generate import WatermarkProcessor, generate_ids, warpers
 from wmcheck.watermark.keys import SecretKey, TenantKey
 from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.tokenizer import TextTokenizer, wrap_tokenizer
@@ -99,9 +99,9 @@ def embed_records(
         chosen = list(prompts[place : place + batch_size])
         row_keys = list(keys[place : place + batch_size]) if profile is not None else [None] * len(chosen)
         encoded = [start + ids.tolist() for ids in language.tokenizer.encode(chosen)]
-        settings = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
-        marked = profile is not None and any(row_keys)
-        processors = sampling_processors(profile, row_keys, **settings) if marked else warpers(**settings)
+        processors = warpers(temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
+        if profile is not None and any(row_keys):
+            processors.append(WatermarkProcessor(profile, row_keys))
         outputs = generate_ids(
             language.model, encoded, processors, max_new_tokens=sampling.max_new_tokens, pad_id=language.pad_id,
             seed=sampling.seed + first + place, ignore_end=sampling.ignore_end,

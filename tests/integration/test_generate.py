@@ -173,8 +173,6 @@ def test_ordinary_text_is_sampled_at_the_settings_too(language):
     """Top-1 sampling leaves no choice, so that seeds agree, marked or not and in rows that opt out."""
     profile = profile_of(language, "gumbel")
     for options in ({}, {"profile": profile, "keys": [None]}):
-        texts = {
-            next(embed_records(language, ["Once upon a time"], Sampling(max_new_tokens=20, top_k=1, seed=seed), **options))["text"]
-            for seed in (1, 2, 3)
-        }
+        settings = [Sampling(max_new_tokens=20, top_k=1, seed=seed) for seed in (1, 2, 3)]
+        texts = {next(embed_records(language, ["Once upon a time"], one, **options))["text"] for one in settings}
         assert len(texts) == 1
