@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wmcheck.fingerprint.signature import Floats
+from wmcheck.watermark.core.evalues import average, calibrate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ def rank_test(for_suspect: Ranked, for_teacher: Ranked) -> RankTest:
 
 def e_value(p: float) -> float:
     """The calibrator ``1 / (2 sqrt(p))``: mean at most 1 under the null (its integral over (0, 1) is 1)."""
-    return 0.5 / math.sqrt(p)
+    return math.exp(float(calibrate(math.log(p), 0.5)))
 
 
 def mean_e_value(values: Sequence[float]) -> float:
@@ -107,4 +108,5 @@ def mean_e_value(values: Sequence[float]) -> float:
     """
     if not values:
         raise ValueError("no e-values to combine")
-    return float(np.mean(values))
+    with np.errstate(divide="ignore"):
+        return math.exp(average(np.log(values)))

@@ -96,7 +96,7 @@ class Detector:
         self.candidates = tuple(candidates)
         self.statistic: Statistic = STATISTICS[statistic]()
         for candidate in self.candidates:
-            _check_fit(self.statistic, candidate.profile)
+            check_fit(self.statistic, candidate.profile)
         shared: dict[tuple[object, ...], SeenSet] = {}
         self._pools: list[_Pool] = []
         self._keep_corpus = corpus
@@ -113,13 +113,13 @@ class Detector:
             InputError: a document with ids that are no token ids.
         """
         for document in documents:
-            _check_ids(document)
-        batches: dict[tuple[object, ...], _Batch] = {}
+            check_ids(document)
+        batches: dict[tuple[object, ...], Batch] = {}
         found = []
         for candidate in self.candidates:
             batch = batches.get(candidate.selection)
             if batch is None:
-                batch = batches[candidate.selection] = _Batch(documents, candidate.profile)
+                batch = batches[candidate.selection] = Batch(documents, candidate.profile)
             found.append((batch, *self._test_one(candidate, batch)))
         if self._keep_corpus:
             # Only now, so that a batch which fails half-way leaves no trace in the corpus.
@@ -131,7 +131,7 @@ class Detector:
                 pool.n_excluded += int(tested.excluded.sum())
         return [tested for _, tested, _ in found]
 
-    def _test_one(self, candidate: Candidate, batch: _Batch) -> tuple[Tested, NDArray[np.float64]]:
+    def _test_one(self, candidate: Candidate, batch: Batch) -> tuple[Tested, NDArray[np.float64]]:
         null, items = candidate.profile.scheme.null(), batch.items
         scores, owner = batch.scores(candidate)
         evidence = self.statistic.evaluate(Sample(scores, owner, items.documents, null, batch.terms(candidate)))
@@ -191,7 +191,7 @@ class Detector:
 
 
 @dataclass(slots=True)
-class _Batch:
+class Batch:
     """The items of a batch under one selection rule; the key-free part is done once for all keys."""
 
     documents: Sequence[Document]
@@ -251,7 +251,9 @@ class _Batch:
         kept = self.select(candidate)
         law = self._law.take(kept)
         found = aided(self.items.windows[kept], self.items.tokens[kept], law, candidate.prf)
-        return ModelTerms(found.log_e, found.experts, found.pivot, law.entropy, 1.0 - law.collision)
+        return ModelTerms(
+            found.log_e, found.experts, found.pivot, law.entropy, 1.0 - law.collision, found.shares, found.graded
+        )
 
     def new_to(self, seen: SeenSet, candidate: Candidate) -> NDArray[np.bool_]:
         """Which selected items no document before them had, asked once for all candidates that share ``seen``."""
@@ -298,10 +300,10 @@ def correct(results: Sequence[Detection], *, family: int | None = None) -> list[
 
 def scan_keys(document: Document, profile: Profile, keys: Sequence[TenantKey]) -> Evidence:
     """Test one document under many keys of one profile; ``Evidence`` has one entry a key, uncorrected."""
-    _check_ids(document)
+    check_ids(document)
     null = profile.scheme.null()
     totals, counts = np.zeros(len(keys)), np.zeros(len(keys), np.int64)
-    batch = _Batch([document], profile)
+    batch = Batch([document], profile)
     for place, key in enumerate(keys):
         scores, _ = batch.scores(Candidate(profile, key))
         totals[place], counts[place] = scores.sum(), len(scores)
@@ -327,7 +329,12 @@ def as_ids(ids: Sequence[int] | I64) -> I64:
     return found.astype(np.int64)
 
 
-def _check_fit(statistic: Statistic, profile: Profile) -> None:
+def check_fit(statistic: Statistic, profile: Profile) -> None:
+    """Refuse a statistic that does not suit the scheme of a profile.
+
+    Raises:
+        ConfigError: with the reason.
+    """
     reason = statistic.unfit(profile.scheme.null())
     if not reason and statistic.needs_model and not hasattr(profile.scheme, "aided"):
         reason = "the scheme has no test that reads a model's predictions"
@@ -338,7 +345,12 @@ def _check_fit(statistic: Statistic, profile: Profile) -> None:
         )
 
 
-def _check_ids(document: Document) -> None:
+def check_ids(document: Document) -> None:
+    """Refuse a document whose ids, prompt length or predictions cannot be those of a text.
+
+    Raises:
+        InputError: what is wrong.
+    """
     ids = document.ids
     if not isinstance(document.prompt_length, int) or ids.ndim != 1 or ids.dtype != np.int64:
         raise InputError(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wmcheck.watermark.core.graded import Graded
+
 Floats = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
@@ -104,8 +106,13 @@ class Aided:
         log_e: f64[n, k], mean of each e-value at most 1 under the null hypothesis whatever the predictions.
         experts: k names.
         pivot: f64[n] or None.
+        shares: of the experts, summing to 1; equal if empty.
+        graded: scores with known laws, where the scheme has some; their ``shares`` may sum to less than 1, and the rest goes
+            to ``log_e``.
     """
 
     log_e: Floats
     experts: tuple[str, ...]
     pivot: Floats | None = None
+    shares: tuple[float, ...] = ()
+    graded: Graded | None = None

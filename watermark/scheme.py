@@ -83,7 +83,11 @@ class Scheme(Protocol):
     def null(self) -> Null:
         """The exact law of one item's score for text that is independent of the key."""
 
-    # Optional: ``aided(windows, tokens, law, key) -> Aided``, the likelihood ratios of items given a model's predictions.
+    # Optional: ``aided(windows, tokens, law, key) -> Aided``, the likelihood ratios of items given a model's predictions at their
+    # places. The items are those that are scored, of several documents: under the window rule no window occurs twice in a
+    # document; without it no (effective seed, token) does, but windows may. For text that is independent of the key and any
+    # predictions that are, products of e-values over a document must have mean at most 1, so evidence that reads the keyed
+    # noise of other candidates may only be taken from items that share none.
 
     def expected(self, entropy_bits: float) -> float:
         """Mean reduced score of one item of watermarked text whose next-token laws are uniform over

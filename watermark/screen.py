@@ -6,15 +6,20 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from wmcheck.watermark.core.errors import ConfigError, RecordError, TokenizerError
 from wmcheck.watermark.core.records import Record
-from wmcheck.watermark.core.results import Detection, Verdict
+from wmcheck.watermark.core.results import LOG10, PREDICTIONS, Detection, Verdict
+from wmcheck.watermark.decoys import DecoyTest, decoy_test
 from wmcheck.watermark.detect import Candidate, Detector, correct
+from wmcheck.watermark.keys import TenantKey
+from wmcheck.watermark.law import Law
 from wmcheck.watermark.prf import I64, MAX_TOKEN_ID
 from wmcheck.watermark.profile import Profile
+from wmcheck.watermark.recorded import Spellings, recorded_law
 from wmcheck.watermark.tokenizer import TextTokenizer, load_tokenizer
 from wmcheck.watermark.windows import Document
 
@@ -22,11 +27,30 @@ log = logging.getLogger("wmcheck")
 
 BATCH_RECORDS = 256
 BATCH_CHARACTERS = 1_000_000
+# Where predictions are read, of which each token has about a kilobyte.
+PREDICTED_RECORDS = 32
+PREDICTED_CHARACTERS = 50_000
 # A slow pipe shows its records about this soon.
 BATCH_SECONDS = 1.0
 RECORDED, ENCODED = "recorded", "re-encoded"
 # The ids decode to something else than the text beside them: a person who reads the text does not see what was tested.
 UNLIKE = "recorded, not the text"
+# Where predictions came from.
+COMPUTED, LOGGED = "model", "recorded"
+
+
+class Predictor(Protocol):
+    """A source of next-token predictions that knows no key."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids below this are known."""
+
+    def check(self, profile: Profile) -> None:
+        """Refuse a profile of another tokenizer."""
+
+    def predict(self, documents: Sequence[Document]) -> list[Law]:
+        """Predictions for every id of each document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +81,14 @@ class Screen:
         candidates: profiles and keys; all profiles must have the same tokenizer.
         tokenizer: where to load the tokenizer from, if not from where the profile says.
         statistic: registry name.
+        predictor: predicts what a statistic that reads predictions needs; without one it takes the log probabilities that
+            records carry.
+        decoys: random keys to rank each candidate's key among.
         on_error: called with every record that cannot be tested.
 
     Attributes:
         seconds_encoding: time spent in the tokenizer.
+        seconds_predicting: time spent in the predictor.
         seconds_testing: time spent from ids to p-values.
         tokens_tested: ids of tested outputs.
         unlike: records whose recorded ids do not spell their text.
@@ -68,7 +96,7 @@ class Screen:
 
     def __init__(
         self, candidates: Sequence[Candidate], *, tokenizer: str | None = None, statistic: str = "sum",
-        on_error: Callable[[RecordError], None],
+        predictor: Predictor | None = None, decoys: Sequence[TenantKey] = (), on_error: Callable[[RecordError], None],
     ) -> None:
         digests = {candidate.profile.tokenizer["digest"] for candidate in candidates if candidate.profile.tokenizer}
         if len(digests) > 1:
@@ -80,12 +108,20 @@ class Screen:
         self._source = tokenizer
         self._tokenizer: TextTokenizer | None = None
         self._detector = Detector(candidates, statistic=statistic)
+        self._reads = self._detector.statistic.needs_model
+        self._predictor = predictor if self._reads else None
+        self._decoys = tuple(decoys)
+        self._spellings: Spellings | None = None
+        if self._predictor is not None:
+            self._predictor.check(self._profile)
         self._on_error = on_error
         self._sources: set[str] = set()
         self._unloadable = False
         self.unlike = 0
-        self.seconds_encoding = self.seconds_testing = 0.0
+        self.seconds_encoding = self.seconds_predicting = self.seconds_testing = 0.0
         self.tokens_tested = 0
+        self._batch_records = PREDICTED_RECORDS if self._reads else BATCH_RECORDS
+        self._batch_characters = PREDICTED_CHARACTERS if self._reads else BATCH_CHARACTERS
         if tokenizer is not None:
             self._load_tokenizer()
 
@@ -104,7 +140,7 @@ class Screen:
                 waiting.append(record)
                 size += len(record.text or "") if record.tokens is None else len(record.tokens)
                 late = time.monotonic() - tested > BATCH_SECONDS
-                if len(waiting) >= BATCH_RECORDS or size >= BATCH_CHARACTERS or late:
+                if len(waiting) >= self._batch_records or size >= self._batch_characters or late:
                     ready, waiting, size = waiting, [], 0
                     yield from self._test(ready)
                     tested = time.monotonic()
@@ -121,7 +157,7 @@ class Screen:
 
     def _test(self, records: Sequence[Record]) -> Iterator[Screened]:
         """Results of the records that can be tested, then the report of those that cannot (which may raise)."""
-        documents, kept, sources, bad = self._documents(records)
+        documents, kept, sources, bad = self.documents(records)
         if documents:
             yield from self._results(documents, kept, sources)
         for error in bad:
@@ -132,19 +168,40 @@ class Screen:
         tested = self._detector.test(documents)
         self.tokens_tested += sum(len(document.ids) - document.prompt_length for document in documents)
         self._sources.update(sources)
-        found = [
-            Screened(
-                record.id, record.where,
-                tuple(self._detector.detections(tested, i, document=record.id, where=record.where, tokens=source)),
-            )
-            for i, (record, source) in enumerate(zip(kept, sources, strict=True))
-        ]
+        ranks = self._ranks(documents)
+        found = []
+        for i, (record, source) in enumerate(zip(kept, sources, strict=True)):
+            tests = self._detector.detections(tested, i, document=record.id, where=record.where, tokens=source)
+            marked = [self._marked(test) for test in tests]
+            if ranks:
+                marked = [_ranked(test, row[i]) for test, row in zip(marked, ranks, strict=True)]
+            found.append(Screened(record.id, record.where, tuple(marked)))
         self.seconds_testing += time.perf_counter() - started
         return found
 
-    def _documents(
+    def _ranks(self, documents: Sequence[Document]) -> list[list[DecoyTest]]:
+        """One list a candidate, one result a document; empty without decoys."""
+        if not self._decoys:
+            return []
+        name = self._detector.statistic.name
+        return [decoy_test(documents, one, self._decoys, statistic=name) for one in self._detector.candidates]
+
+    def _marked(self, test: Detection) -> Detection:
+        """A result with the origin of the predictions it read, and what that adds to its assumptions."""
+        if not self._reads:
+            return test
+        origin = LOGGED if self._predictor is None else COMPUTED
+        return replace(test, predictions=origin, assumptions=(*test.assumptions, PREDICTIONS))
+
+    @property
+    def tokenizer(self) -> TextTokenizer | None:
+        """The tokenizer, once a record needed it."""
+        return self._tokenizer
+
+    def documents(
         self, records: Sequence[Record]
     ) -> tuple[list[Document], list[Record], list[str], list[RecordError]]:
+        """Documents of records, the records they are of, where their ids are from, and what is wrong with the others."""
         self._ready(records)
         documents, kept, sources, bad = [], [], [], []
         texts = [record.text or "" for record in records if record.tokens is None]
@@ -157,13 +214,36 @@ class Screen:
                 prompt = next(encoded_prompts) if record.prompt else np.zeros(0, np.int64)
             try:
                 self._check_range(record, output, prompt)
+                document = Document(np.concatenate([prompt, output]), len(prompt))
+                if self._reads and self._predictor is None:
+                    document = replace(document, law=self._recorded(record, document))
             except RecordError as error:
                 bad.append(error)
                 continue
-            documents.append(Document(np.concatenate([prompt, output]), len(prompt)))
+            documents.append(document)
             kept.append(record)
             sources.append(self._source_of(record))
-        return documents, kept, sources, bad
+        return self._predicted(documents), kept, sources, bad
+
+    def _predicted(self, documents: list[Document]) -> list[Document]:
+        """The documents with the predictor's laws, if there is one."""
+        if self._predictor is None or not documents:
+            return documents
+        started = time.perf_counter()
+        laws = self._predictor.predict(documents)
+        self.seconds_predicting += time.perf_counter() - started
+        return [replace(document, law=law) for document, law in zip(documents, laws, strict=True)]
+
+    def _recorded(self, record: Record, document: Document) -> Law:
+        if record.logprobs is None:
+            raise RecordError(
+                "no recorded log probabilities", where=record.where, expected="'logprobs' or 'token_logprobs'",
+                hint="give the model that wrote the text, or one like it: --model PATH",
+            )
+        if record.logprobs.spelled and self._spellings is None:
+            self._load_tokenizer()
+            self._spellings = Spellings(self._tokenizer) if self._tokenizer is not None else None
+        return recorded_law(record.logprobs, document.ids, document.prompt_length, record.where, self._spellings)
 
     def _ready(self, records: Sequence[Record]) -> None:
         """Load the tokenizer when a record needs it; where ids are recorded, do without one that cannot be had."""
@@ -211,12 +291,22 @@ class Screen:
     def _check_range(self, record: Record, output: I64, prompt: I64) -> None:
         described = self._profile.tokenizer
         limit = int(described["vocabulary"]) if described else MAX_TOKEN_ID + 1
+        if self._predictor is not None:
+            limit = min(limit, self._predictor.vocabulary)
         for ids in (output, prompt):
             if len(ids) and int(ids.max()) >= limit:
                 raise RecordError(
                     "token ids out of range", where=record.where, got=str(int(ids.max())), expected=f"ids below {limit}",
                     hint="recorded ids of another tokenizer? test the text instead: --field text",
                 )
+
+
+def _ranked(test: Detection, found: DecoyTest) -> Detection:
+    guess = found.extrapolated
+    return replace(
+        test, decoys=found.decoys, log10_p_rank=found.log_p / LOG10,
+        log10_p_extrapolated=None if guess is None else guess.log10_p_extrapolated,
+    )
 
 
 def corrected(

@@ -51,6 +51,11 @@ class TextTokenizer:
         found = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(encoding.ids, np.int64) for encoding in found]
 
+    def places(self, text: str) -> tuple[I64, list[tuple[int, int] | None]]:
+        """Token ids of a text as :meth:`encode` gives them, and the characters each stands for; None where it has none."""
+        found = self._backend.encode(text, add_special_tokens=False)
+        return np.asarray(found.ids, np.int64), [found.token_to_chars(place) for place in range(len(found.ids))]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
         return str(self._backend.decode([int(number) for number in ids], skip_special_tokens=True))

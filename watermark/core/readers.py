@@ -24,6 +24,7 @@ def read_records(
     field: str | None = None,
     tokens_field: str | None = None,
     input_format: str | None = None,
+    logprobs: bool = False,
     stdin: BinaryIO | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Record | RecordError]:
@@ -35,6 +36,7 @@ def read_records(
             completion, last assistant message. Naming it switches the default token search off.
         tokens_field: Dotted path of the token ids. Default: tokens, token_ids, output_ids.
         input_format: jsonl, json, csv, txt, lines or parquet; overrides the suffix.
+        logprobs: Read recorded log probabilities too.
         stdin: What ``-`` reads; default the process's stdin.
         progress: Called with the number of bytes of the source, as stored, consumed so far.
 
@@ -47,7 +49,7 @@ def read_records(
         MissingExtraError: pyarrow or zstandard is needed and not installed.
     """
     layout = detect_format(source, input_format)
-    fields = Fields(field, tokens_field)
+    fields = Fields(field, tokens_field, logprobs)
     if layout == "parquet":
         yield from read_parquet(source, fields, progress)
         return

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wmcheck.watermark.core.errors import InputError, RecordError
+from wmcheck.watermark.core.logprobs import Logprobs, logprobs_from
 
 TokenIds = npt.NDArray[np.int64]
 
@@ -36,6 +37,7 @@ class Record:
         tokens: The recorded token ids (int64), or None.
         prompt: The text of the prompt, if the record states it.
         prompt_tokens: The token ids of the prompt (int64), if the record states them.
+        logprobs: Recorded predictions of the output, if they were asked for and the record has them.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Record:
     tokens: TokenIds | None = None
     prompt: str | None = None
     prompt_tokens: TokenIds | None = None
+    logprobs: Logprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,12 @@ class Fields:
     Attributes:
         text: Dotted path of the text field, or None.
         tokens: Dotted path of the token id field, or None.
+        logprobs: Whether to read recorded log probabilities; where nobody needs them, bad ones are no error.
     """
 
     text: str | None = None
     tokens: str | None = None
+    logprobs: bool = False
 
     def text_names(self) -> tuple[str, ...]:
         """Return the paths to try for the text, best first."""
@@ -110,6 +115,7 @@ def record_from(value: object, *, where: str, number: int, fields: Fields) -> Re
         tokens=None if tokens is None else _token_ids(tokens[1], tokens[0], where, hint=hint),
         prompt=_valid_unicode(prompt, "prompt", where) if isinstance(prompt, str) else None,
         prompt_tokens=None if prompt_ids is None else _token_ids(prompt_ids[1], prompt_ids[0], where),
+        logprobs=logprobs_from(value, where) if fields.logprobs else None,
     )
 
 

@@ -13,6 +13,7 @@ LOG10 = math.log(10.0)
 INDEPENDENCE = "the text was made without knowledge of the key, and p is a probability over the random draw of the key"
 CHOICE = "key, tenant, epoch and scheme were fixed without looking at the text, or every one tried is in the family"
 PRF_ASSUMPTION = "AES-128 under HKDF-SHA256 subkeys is a pseudorandom function"
+PREDICTIONS = "the predictions of the next token were made without the key"
 DISTINCT = "each distinct (effective seed, token) is scored once, chosen without regard to its score"
 
 
@@ -69,6 +70,10 @@ class Detection:
         key_committed: whose commitment the profile publishes: ``tenant`` (this key), ``root`` (its root alone, so that the
             choice of tenant is not committed to) or ``no``; None if it publishes none.
         tokens: ``recorded`` ids or ``re-encoded`` text.
+        log10_p_rank: log10 of the rank p-value among the ``decoys`` random keys that were tried beside this one, exact whatever
+            the text repeats, never below ``-log10(decoys + 1)``; None without decoys. The verdict does not read it.
+        log10_p_extrapolated: what a tail fitted to the decoys guesses beyond that: no p-value.
+        predictions: where the predictions that the statistic read came from: ``model`` or ``recorded``; None if it reads none.
         correction: the correction over ``family`` tests; both unset before it is known.
     """
 
@@ -93,6 +98,10 @@ class Detection:
     tenant: str
     epoch: str
     tokens: str
+    predictions: str | None = None
+    decoys: int | None = None
+    log10_p_rank: float | None = None
+    log10_p_extrapolated: float | None = None
     correction: str | None = None
     family: int | None = None
 

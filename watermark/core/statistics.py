@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wmcheck.watermark.core.errors import ConfigError
+from wmcheck.watermark.core.graded import Graded
 from wmcheck.watermark.core.nulls import Null
 from wmcheck.watermark.core.registry import Registry
 
@@ -28,6 +30,8 @@ class ModelTerms:
             where the scheme has no such score.
         entropy: f64[n] predicted entropy in nats; 0 where there was no prediction.
         weight: f64[n] in [0, 1], ``1 - sum p^2`` of the prediction: how much the key could choose.
+        shares: of the experts, fixed in advance; equal if empty.
+        graded: scores with known discrete laws, where the scheme has some.
     """
 
     log_e: Floats
@@ -35,6 +39,27 @@ class ModelTerms:
     pivot: Floats | None
     entropy: Floats
     weight: Floats
+    shares: tuple[float, ...] = ()
+    graded: Graded | None = None
+
+    def take(self, rows: NDArray[np.int64]) -> ModelTerms:
+        """The terms of some items."""
+        return replace(
+            self, log_e=self.log_e[rows], pivot=None if self.pivot is None else self.pivot[rows], entropy=self.entropy[rows],
+            weight=self.weight[rows], graded=None if self.graded is None else self.graded.take(rows),
+        )
+
+    @classmethod
+    def join(cls, terms: Sequence[ModelTerms]) -> ModelTerms:
+        """The terms of items of one scheme, one list after another."""
+        first = terms[0]
+        pivots = [one.pivot for one in terms if one.pivot is not None]
+        graded = [one.graded for one in terms if one.graded is not None]
+        return replace(
+            first, log_e=np.concatenate([one.log_e for one in terms]), pivot=np.concatenate(pivots) if pivots else None,
+            entropy=np.concatenate([one.entropy for one in terms]), weight=np.concatenate([one.weight for one in terms]),
+            graded=Graded.join(graded) if graded else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,5 +158,17 @@ class ExactSum:
 
 
 STATISTICS: Registry[type[Statistic]] = Registry(
-    "statistic", {"sum": "wmcheck.watermark.core.statistics:ExactSum"}, entry_points="wmcheck.statistics"
+    "statistic",
+    {
+        "aided": "wmcheck.watermark.core.aided:ModelAided",
+        "robust": "wmcheck.watermark.core.robust:Robust",
+        "sparse": "wmcheck.watermark.core.sparse:Sparse",
+        "sum": "wmcheck.watermark.core.statistics:ExactSum",
+        "trgof1": "wmcheck.watermark.core.trgof:TrGof1",
+        "trgof1.5": "wmcheck.watermark.core.trgof:TrGof15",
+        "trgof2": "wmcheck.watermark.core.trgof:TrGof2",
+        "sweet": "wmcheck.watermark.core.weighted:Sweet",
+        "weighted": "wmcheck.watermark.core.weighted:Weighted",
+    },
+    entry_points="wmcheck.statistics",
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from wmcheck.watermark.core.errors import InputError, MissingExtraError, RecordError
 from wmcheck.watermark.core.formats import STDIN, no_records, unreadable
+from wmcheck.watermark.core.logprobs import LOGPROB_FIELDS
 from wmcheck.watermark.core.records import PROMPT_FIELDS, Fields, Record, decode_json, listed, record_from
 from wmcheck.watermark.core.streams import MAX_LINE_BYTES, ByteStream
 
@@ -112,7 +113,8 @@ def _cells(header: Sequence[str], row: Sequence[str], where: str, fields: Fields
     if damaged(row):
         raise RecordError("invalid UTF-8", where=where)
     cells: dict[str, object] = dict(zip(header, row, strict=True))
-    for name in {*fields.token_names(), *fields.prompt_names()[1:], "messages"} & cells.keys():
+    predicted = LOGPROB_FIELDS if fields.logprobs else ()
+    for name in {*fields.token_names(), *fields.prompt_names()[1:], *predicted, "messages"} & cells.keys():
         cell = str(cells[name])
         cells[name] = decode_json(cell, f"{where}: column '{name}'", RecordError) if cell else None
     return cells
@@ -167,6 +169,8 @@ def _pyarrow(source: str) -> tuple[Any, Any]:
 def _wanted_columns(names: Sequence[str], source: str, fields: Fields) -> list[str]:
     _check_columns(names, source, fields, nested=True)
     asked = {"id", *fields.text_names(), *fields.token_names(), *PROMPT_FIELDS}
+    if fields.logprobs:
+        asked |= {*LOGPROB_FIELDS, "choices"}
     return [name for name in names if name in asked or name in {path.partition(".")[0] for path in asked}]
 
 

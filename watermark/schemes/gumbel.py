@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from scipy.special import digamma
 
 from wmcheck.watermark.core.nulls import ExponentialNull
+from wmcheck.watermark.gaps import gap_terms
+from wmcheck.watermark.law import Aided, Law
 from wmcheck.watermark.prf import I64, U32, U64, PrfKey
+from wmcheck.watermark.ratios import candidate_words, distinct, parts
 from wmcheck.watermark.scheme import MAX_WIDTH, check_integer, left_codes
 
 if TYPE_CHECKING:
@@ -55,6 +58,15 @@ class Gumbel:
         words = key.lanes32(key.digests(windows), tokens)
         return np.asarray(-np.log1p(words.astype(np.float64) * -(2.0**-32)))
 
+    def aided(self, windows: U32, tokens: I64, law: Law, key: PrfKey) -> Aided:
+        """The gap to the other candidates (:mod:`wmcheck.watermark.gaps`), by the ends of the cells of the 32-bit grid."""
+        law = distinct(law, tokens)
+        own, others = np.empty(len(law)), np.empty((len(law), law.candidates.shape[1] - 1))
+        for rows, part in parts(law):
+            words = candidate_words(windows[rows], part, key)
+            own[rows], others[rows] = _noise(words[:, 0], 0), _noise(words[:, 1:], 1)
+        return gap_terms(own, others, law)
+
     def codes(self, windows: U32, tokens: I64, key: PrfKey) -> U64:
         return left_codes(windows, tokens)
 
@@ -80,6 +92,14 @@ class Gumbel:
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
         return [{"width": 1}, {"width": 2}, {"width": 4}]
+
+
+def _noise(words: U32, end: int) -> NDArray[np.float64]:
+    """``-log(-log u)`` at the lower (0) or upper (1) end ``u = (w + end) / 2^32`` of the grid cells; infinite at 0 and 1."""
+    # From the complement, exact in float64: u near 1 is the case that wins.
+    above = (2.0**32 - end - words.astype(np.float64)) * 2.0**-32
+    with np.errstate(divide="ignore"):
+        return np.asarray(-np.log(-np.log1p(-above)))
 
 
 def _log_exponential(words: Tensor) -> Tensor:

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from wmcheck.watermark.colours import colour_terms
 from wmcheck.watermark.core.errors import ProfileError
 from wmcheck.watermark.core.nulls import BernoulliNull
+from wmcheck.watermark.law import Aided, Law
 from wmcheck.watermark.prf import I64, U32, U64, PrfKey, anchor_order
+from wmcheck.watermark.ratios import distinct, parts
 from wmcheck.watermark.scheme import MAX_WIDTH, check_integer, check_number, left_codes, uniform_choices
 from wmcheck.watermark.windows import mix64
 
@@ -81,6 +84,21 @@ class RedGreen:
     def score(self, windows: U32, tokens: I64, key: PrfKey) -> NDArray[np.float64]:
         lanes = key.lanes8(self.seeds(windows, tokens, key), tokens)
         return (lanes < self.green).astype(np.float64)
+
+    def aided(self, windows: U32, tokens: I64, law: Law, key: PrfKey) -> Aided:
+        """Ratios of colours (:mod:`wmcheck.watermark.colours`).
+
+        The colours of other candidates are read only where no two items of a document can share a seed: under the rule ``left``
+        with windows that are scored once.
+        """
+        law, shared = distinct(law, tokens), not (self.rule == "left" and self.window_rule)
+        width = 1 if shared else law.candidates.shape[1]
+        green = np.empty((len(law), width), np.bool_)
+        for rows, part in parts(law):
+            ids = np.maximum(part.candidates[:, :width], 0)
+            lanes = self.score(np.repeat(windows[rows], width, axis=0), ids.reshape(-1), key)
+            green[rows] = lanes.reshape(ids.shape) > 0
+        return colour_terms(green, law, self.green / 256, self.delta, shared=shared)
 
     def codes(self, windows: U32, tokens: I64, key: PrfKey) -> U64:
         if self.rule == "left":

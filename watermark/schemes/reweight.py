@@ -8,6 +8,7 @@ lane lies in the upper half of its range: exactly fair coins for text that is in
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from wmcheck.watermark.core.nulls import BernoulliNull
+from wmcheck.watermark.law import Aided, Law
 from wmcheck.watermark.prf import I64, U32, U64, PrfKey
+from wmcheck.watermark.ratios import by_key_alone, candidate_words, distinct, joined, parts, ratio_terms, reweight_ratio
 from wmcheck.watermark.scheme import MAX_WIDTH, check_integer, check_number, left_codes, uniform_choices
 
 if TYPE_CHECKING:
@@ -50,6 +53,15 @@ class Reweight:
     def score(self, windows: U32, tokens: I64, key: PrfKey) -> NDArray[np.float64]:
         words = key.lanes32(key.digests(windows), tokens)
         return (words >= np.uint32(1 << 31)).astype(np.float64)
+
+    def aided(self, windows: U32, tokens: I64, law: Law, key: PrfKey) -> Aided:
+        """The ratio of the reweight on the candidates (:mod:`wmcheck.watermark.ratios`)."""
+        scores = self.null().reduce(self.score(windows, tokens, key))
+        alone, ratio = by_key_alone(self.null(), scores), partial(reweight_ratio, alpha=self.alpha)
+        return joined([
+            ratio_terms(candidate_words(windows[rows], part, key), part, ratio, alone[rows])
+            for rows, part in parts(distinct(law, tokens))
+        ])
 
     def codes(self, windows: U32, tokens: I64, key: PrfKey) -> U64:
         return left_codes(windows, tokens)

@@ -10,14 +10,16 @@ A layer changes all tokens with equal bits by the same factor. The transform the
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wmcheck.watermark.core.nulls import WeightedBernoulliNull
+from wmcheck.watermark.law import Aided, Law
 from wmcheck.watermark.prf import I64, U32, U64, PrfKey
+from wmcheck.watermark.ratios import by_key_alone, candidate_words, distinct, joined, parts, ratio_terms, tournament_ratio
 from wmcheck.watermark.scheme import MAX_WIDTH, check_integer, left_codes, uniform_choices
 
 if TYPE_CHECKING:
@@ -57,6 +59,15 @@ class Tournament:
     def score(self, windows: U32, tokens: I64, key: PrfKey) -> NDArray[np.uint8]:
         words = key.lanes32(key.digests(windows), tokens)
         return np.unpackbits(words.view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")[:, : self.layers]
+
+    def aided(self, windows: U32, tokens: I64, law: Law, key: PrfKey) -> Aided:
+        """The ratio of the tournament on the candidates (:mod:`wmcheck.watermark.ratios`)."""
+        scores = self.null().reduce(self.score(windows, tokens, key).astype(np.float64))
+        alone, ratio = by_key_alone(self.null(), scores), partial(tournament_ratio, layers=self.layers)
+        return joined([
+            ratio_terms(candidate_words(windows[rows], part, key), part, ratio, alone[rows])
+            for rows, part in parts(distinct(law, tokens))
+        ])
 
     def codes(self, windows: U32, tokens: I64, key: PrfKey) -> U64:
         return left_codes(windows, tokens)
