@@ -21,12 +21,14 @@ from wmcheck.cli.options import (
     profile_option,
     tenant_options,
 )
+from wmcheck.cli.predictions import Notes, choose_statistic, open_predictor, statistic_options
 from wmcheck.cli.skipped import Skipped
 
 if TYPE_CHECKING:
     from wmcheck.watermark.core.errors import RecordError
     from wmcheck.watermark.core.records import Record
     from wmcheck.watermark.core.results import Detection
+    from wmcheck.watermark.predict import ModelPredictor
     from wmcheck.watermark.screen import Screen, Screened
 
 DEFAULT_ALPHA = 1e-5
@@ -55,7 +57,13 @@ DEFAULT_ALPHA = 1e-5
               help="Stop at the first bad record; exit 3 if any is too short.")
 @click.option("--family", type=click.IntRange(min=1), metavar="N",
               help="Tests of the whole investigation, if other runs or keys were tried too [default: those of this run].")
-@click.option("--statistic", default="sum", show_default=True, envvar="WMCHECK_STATISTIC", help="Test statistic.")
+@statistic_options
+@click.option("--decoys", type=click.IntRange(min=19), metavar="B",
+              help="Also rank each key among B random ones: a p-value, at least 1/(B + 1), that holds whatever the text repeats.")
+@click.option("--sequential", is_flag=True,
+              help="Test a stream after every record, at the stated error whenever you stop.")
+@click.option("--stop", is_flag=True, help="With --sequential: stop at the first detection.")
+@click.option("--state", metavar="FILE", help="With --sequential: go on from FILE, and keep the state there.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @click.option("-v", "--verbose", is_flag=True, help="Report every bad record.")
 @click.pass_context
@@ -70,7 +78,22 @@ def check(ctx: click.Context, /, paths: tuple[str, ...], as_json: bool, **option
         if given and options["layout"] != "json":
             raise click.UsageError(f"--json contradicts --format {options['layout']}", ctx)
         options["layout"] = "json"
+    if options["sequential"]:
+        return _sequential(ctx, paths, options)
+    for name in ("stop", "state"):
+        if options[name]:
+            raise click.UsageError(f"--{name} belongs to --sequential", ctx)
+    options["statistic"] = choose_statistic(ctx, options)
     return _Run(paths, options).execute()
+
+
+def _sequential(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) -> int:
+    from wmcheck.cli.sequential import watch
+
+    for name in ("statistic", "model", "decoys"):
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} does not go with --sequential: a stream is tested by its e-process", ctx)
+    return watch(paths, options)
 
 
 class _Run:
@@ -78,24 +101,37 @@ class _Run:
 
     def __init__(self, paths: tuple[str, ...], options: dict[str, Any]) -> None:
         from wmcheck.watermark.core.errors import printable
-        from wmcheck.watermark.screen import Screen
 
         self.paths, self.options = paths, options
         self.alpha: float = options["alpha"]
-        statistic = _statistic(options["statistic"])
-        candidates = load_candidates(options["profile"], options["key"], options["tenant"], options["epoch"])
-        strange = [candidate for candidate in candidates if candidate.committed == "no"]
+        self.statistic: str = options["statistic"]
+        self.candidates = load_candidates(options["profile"], options["key"], options["tenant"], options["epoch"])
+        strange = [candidate for candidate in self.candidates if candidate.committed == "no"]
         for name in dict.fromkeys(candidate.profile.name for candidate in strange):
             ids = ", ".join(candidate.key.id for candidate in strange if candidate.profile.name == name)
             click.echo(f"warning: {printable(name)}: does not commit to key {ids}", err=True)
         self.skipped = Skipped(strict=options["strict"], verbose=options["verbose"])
-        self.screen: Screen = Screen(
-            candidates, tokenizer=options["tokenizer"], statistic=statistic, on_error=self.skipped
-        )
         self.results: list[Screened] = []
         self.bar: Any = None
+        self.notes = Notes(quiet=options["quiet"])
+        self.screen: Screen
+        self.model: dict[str, Any] | None = None
 
     def execute(self) -> int:
+        """Test everything and write the results; the exit code."""
+        with open_predictor(self.options, self.statistic, self.notes) as predictor:
+            return self._execute(predictor)
+
+    def _execute(self, predictor: ModelPredictor | None) -> int:
+        from wmcheck.watermark.decoys import decoy_keys
+        from wmcheck.watermark.screen import Screen
+
+        self.screen = Screen(
+            self.candidates, tokenizer=self.options["tokenizer"], statistic=self.statistic, predictor=predictor,
+            decoys=decoy_keys(self.options["decoys"]) if self.options["decoys"] else (), on_error=self.skipped,
+        )
+        if predictor is not None:
+            self.model = {"name": predictor.source, **predictor.setup}
         inputs = (*self.paths, *self.options["profile"], *self.options["key"])
         with open_output(self.options["output"], inputs) as out:
             try:
@@ -121,6 +157,7 @@ class _Run:
             if not self.options["quiet"] and sys.stderr.isatty():
                 size = sum(os.path.getsize(path) for path in self.paths if os.path.isfile(path))
                 self.bar = stack.enter_context(click.progressbar(length=size, label="checking", file=sys.stderr))
+                self.notes.bar = self.bar
             for one in self.screen.run(self._records()):
                 self.results.append(one)
                 if self.options["layout"] == "jsonl":
@@ -130,12 +167,14 @@ class _Run:
 
     def _records(self) -> Iterator[Record | RecordError]:
         from wmcheck.watermark.core.readers import read_records
+        from wmcheck.watermark.core.statistics import STATISTICS
 
         options, done = self.options, 0
+        logprobs = self.model is None and STATISTICS[self.statistic].needs_model
         for path in self.paths:
             yield from read_records(
                 path, field=options["field"], tokens_field=options["tokens_field"],
-                input_format=options["input_format"], progress=partial(self._progress, done),
+                input_format=options["input_format"], logprobs=logprobs, progress=partial(self._progress, done),
             )
             done += os.path.getsize(path) if os.path.isfile(path) else 0
 
@@ -183,10 +222,10 @@ class _Run:
 
         names = (
             "profile", "key", "tenant", "epoch", "tokenizer", "alpha", "field", "tokens_field", "input_format", "statistic",
-            "family",
+            "family", "decoys",
         )
         plain = {name: list(v) if isinstance(v := self.options[name], tuple) else v for name in names}
-        return {"version": __version__, "paths": list(self.paths), **plain}
+        return {"version": __version__, "paths": list(self.paths), **plain, "model": self.model}
 
     def _code(self, verdicts: list[str]) -> int:
         fail_on, strict = self.options["fail_on"], self.options["strict"]
@@ -196,12 +235,3 @@ class _Run:
         if short and (strict or "insufficient" in fail_on):
             return exits.INSUFFICIENT
         return exits.OK
-
-
-def _statistic(name: str) -> str:
-    from wmcheck.watermark.core.errors import ConfigError
-    from wmcheck.watermark.core.statistics import STATISTICS
-
-    if name not in STATISTICS:
-        raise ConfigError("unknown statistic", where="--statistic", got=name, expected=", ".join(STATISTICS))
-    return name

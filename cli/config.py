@@ -14,10 +14,18 @@ from typing import Any
 from wmcheck.watermark.core.errors import ConfigError
 
 SHARED = {"profile", "key", "tenant", "epoch", "tokenizer", "alpha", "model"}
-CHECK = SHARED | {"field", "tokens_field", "input_format", "format", "fail_on", "strict", "statistic"}
-EMBED = SHARED | {"temperature", "top_k", "top_p", "max_new_tokens"}
-REPEATABLE = {"check": {"profile", "key", "tenant", "epoch", "fail_on"}, "embed": set()}
-KNOWN = {"check": CHECK, "embed": EMBED}
+SAMPLING = {"temperature", "top_k", "top_p"}
+READ = SHARED | {"field", "tokens_field", "input_format", "format", "fail_on", "strict"}
+CHECK = READ | SAMPLING | {"statistic", "cache", "no_cache", "decoys"}
+EMBED = SHARED | SAMPLING | {"max_new_tokens"}
+CALIBRATE = (SHARED - {"model"}) | {"field", "tokens_field", "input_format", "strict", "statistic"}
+POWER = {"profile", "alpha", "model", "temperature", "top_k", "top_p"}
+SCAN = READ - {"model"}
+REPEATABLE = {
+    "check": {"profile", "key", "tenant", "epoch", "fail_on"}, "embed": set(), "power": {"profile"},
+    "calibrate": {"profile", "key", "tenant", "epoch"}, "scan": {"profile", "key", "tenant", "epoch", "fail_on"},
+}
+KNOWN = {"check": CHECK, "embed": EMBED, "power": POWER, "calibrate": CALIBRATE, "scan": SCAN}
 # What of the shared settings the verbs below 'key' and 'profile' take.
 NESTED = {
     "key": {verb: {"key"} for verb in ("show", "tenant", "commit", "check")},
@@ -27,7 +35,8 @@ NESTED = {
 PARAMETERS = {"format": "layout"}
 KINDS: dict[str, tuple[type, ...]] = {
     "alpha": (int, float), "temperature": (int, float), "top_p": (int, float), "top_k": (int,), "max_new_tokens": (int,),
-    "strict": (bool,),
+    "decoys": (int,),
+    "strict": (bool,), "no_cache": (bool,),
 }
 NAMES: dict[tuple[type, ...], str] = {
     (int, float): "a number", (int,): "a whole number", (bool,): "true or false", (str,): "a string",

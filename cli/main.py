@@ -23,6 +23,7 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 
 # Verb -> (module:command, help line). Modules are imported when their verb runs: --help stays fast and without torch.
 VERBS = {
+    "calibrate": ("wmcheck.cli.calibrate:calibrate", "Observed against nominal error on your own ordinary text."),
     "canary": ("wmcheck.cli.canary:canary", "Plan, test and size keyed behavioural canaries."),
     "check": ("wmcheck.cli.check:check", "Test records for watermarks (the default verb)."),
     "cohort": ("wmcheck.cli.cohort:cohort", "Build and check the models that a suspect is compared against."),
@@ -30,8 +31,10 @@ VERBS = {
     "demo": ("wmcheck.cli.demo:demo", "Embed and detect with the bundled model, in one go."),
     "embed": ("wmcheck.cli.embed:embed", "Generate watermarked text with a language model."),
     "key": ("wmcheck.cli.key:key", "Make and inspect secret keys."),
+    "power": ("wmcheck.cli.power:power", "Tokens that a watermark needs, before deployment."),
     "probe": ("wmcheck.cli.probe:probe", "Ask a model the probe suites and log every answer."),
     "profile": ("wmcheck.cli.profile:profile", "Make and inspect watermark profiles."),
+    "scan": ("wmcheck.cli.scan:scan", "Find the watermarked spans of long texts."),
 }
 
 

@@ -15,6 +15,21 @@ COLUMNS = (
     "record", "verdict", "log10 p", "corrected", "n", "scheme", "key id", "tenant", "committed", "tokens", "null",
 )
 
+NULL_WIDTH = 64
+
+
+def columns(tests: Sequence[Detection]) -> tuple[str, ...]:
+    """The columns of a table of these tests: e-values where a test has one, the origin of predictions where one read some."""
+    extra = {"corrected": ("log10 e", any(test.log10_e is not None for test in tests)),
+             "n": ("rank log10 p", any(test.decoys is not None for test in tests)),
+             "tokens": ("predictions", any(test.predictions is not None for test in tests))}
+    found: list[str] = []
+    for name in COLUMNS:
+        found.append(name)
+        if name in extra and extra[name][1]:
+            found.append(extra[name][0])
+    return tuple(found)
+
 
 def cells(name: str, verdict: Verdict, test: Detection) -> dict[str, str]:
     """One row of the table."""
@@ -23,7 +38,15 @@ def cells(name: str, verdict: Verdict, test: Detection) -> dict[str, str]:
         "record": name, "verdict": str(verdict), "log10 p": f"{test.log10_p:.2f}", "corrected": f"{adjusted:.2f}",
         "n": str(test.n_scored), "scheme": test.scheme, "key id": test.key_id, "tenant": test.tenant or "-",
         "committed": test.key_committed or "-", "tokens": test.tokens, "null": test.null,
+        "log10 e": "" if test.log10_e is None else f"{test.log10_e:.2f}", "predictions": test.predictions or "-",
+        "rank log10 p": "" if test.log10_p_rank is None else f"{test.log10_p_rank:.2f}",
     }
+
+
+def shortened(null: str) -> str:
+    """A null law for a column: its first clause, at most NULL_WIDTH characters; the ellipsis says that there is more."""
+    first, more, _ = null.partition(";")
+    return first[: NULL_WIDTH - 4] + " ..." if more or len(first) > NULL_WIDTH else null
 
 
 def summary(screened: Sequence[Screened], corpus: Sequence[Detection], alpha: float, skipped: int) -> dict[str, Any]:
@@ -42,12 +65,16 @@ def write_rows(
     """Table, Markdown or CSV: a row a record with its smallest p-value, then the corpus rows."""
     rows = [cells(one.record, one.verdict(alpha), one.best()) for one in screened]
     rows += [cells("(corpus)", test.verdict(alpha), test) for test in corpus]
+    names = columns([test for one in screened for test in one.tests])
     if layout == "csv":
         # A CSV has no footer to say it in.
         state = {"alpha": f"{alpha:g}", "complete": "yes" if complete else "no"}
-        write_csv([{**row, **state} for row in rows], (*COLUMNS, *state), out)
+        write_csv([{**row, **state} for row in rows], (*names, *state), out)
         return
-    out.write((render_markdown if layout == "md" else render_table)(rows, COLUMNS))
+    whole = [row["null"] for row in rows]
+    for row in rows:
+        row["null"] = shortened(row["null"])
+    out.write((render_markdown if layout == "md" else render_table)(rows, names))
     counts = summary(screened, corpus, alpha, skipped)
     if not complete:
         out.write("\nINCOMPLETE: the run stopped before the end of the input; only the records above are corrected for.\n")
@@ -55,6 +82,8 @@ def write_rows(
         f"\nalpha {alpha:g}, family-wise, {counts['correction']}. {counts['records']} records: {counts['DETECTED']} DETECTED, "
         f"{counts['NOT_DETECTED']} NOT_DETECTED, {counts['INSUFFICIENT']} INSUFFICIENT; {skipped} skipped.\n"
     )
+    if [row["null"] for row in rows] != whole:
+        out.write("Null laws that end in ... stand in full in --format json and csv.\n")
     tests = [test for one in screened for test in one.tests]
     if tests:
         out.write("p-values hold if " + "; ".join(tests[0].assumptions) + ".\n")

@@ -166,6 +166,6 @@ def fail():
     return fails
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def lab():
     return LAB

@@ -119,5 +119,5 @@ def test_the_result_states_the_settings_without_the_key(wm, lab, monkeypatch):
     assert found == {
         "version": found["version"], "paths": ["suspect.jsonl"], "profile": ["gumbel.profile.json"], "key": ["env:LAB"],
         "tenant": ["acct-17"], "epoch": [], "tokenizer": None, "alpha": 1e-5, "field": None, "tokens_field": None,
-        "input_format": None, "statistic": "sum", "family": None,
+        "input_format": None, "statistic": "robust", "family": None, "decoys": None, "model": None,
     }
