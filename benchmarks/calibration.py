@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wmcheck.fingerprint.canaries.evaluate import clopper_pearson
 from wmcheck.watermark import Document, Profile, SecretKey, load_tokenizer
 from wmcheck.watermark.bundled import DEFAULT_MODEL
+from wmcheck.watermark.core.intervals import clopper_pearson
 from wmcheck.watermark.detect import Candidate, Detector
 from wmcheck.watermark.scheme import SCHEMES
 

@@ -21,11 +21,11 @@ from pydoc_data.topics import topics
 import numpy as np
 import synthetic
 
-from wmcheck.fingerprint.canaries.evaluate import clopper_pearson
 from wmcheck.watermark import Document, Profile, SecretKey, load_tokenizer
 from wmcheck.watermark.bundled import DEFAULT_MODEL
 from wmcheck.watermark.core.dyadic import find_dyadic
 from wmcheck.watermark.core.experts import experts
+from wmcheck.watermark.core.intervals import clopper_pearson
 from wmcheck.watermark.core.karlin import walk
 from wmcheck.watermark.core.nulls import BernoulliNull, ExponentialNull, Null, WeightedBernoulliNull
 from wmcheck.watermark.core.segments import CERTIFIED, SHARP, best_interval, find, item_ratios

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from wmcheck.fingerprint.canaries.evaluate import clopper_pearson
 from wmcheck.fingerprint.case_measures import rank
 from wmcheck.fingerprint.casework import assemble, usable_signatures
 from wmcheck.fingerprint.conformal import e_value
 from wmcheck.fingerprint.evidence_lr import against_all, evidence_of, headline, targets
 from wmcheck.fingerprint.simulate import ChoiceWorld, Population, RaschWorld, cohort, subject, suspect
+from wmcheck.watermark.core.intervals import clopper_pearson
 from wmcheck.watermark.core.multiplicity import holm
 
 LEVELS = (0.05, 0.1, 0.2)

@@ -21,9 +21,9 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from wmcheck.watermark.core.errors import ConfigError
+from wmcheck.watermark.core.intervals import clopper_pearson
 from wmcheck.watermark.core.multiplicity import holm
 from wmcheck.watermark.core.results import Detection
 from wmcheck.watermark.core.statistics import Floats
@@ -36,27 +36,12 @@ from wmcheck.watermark.templates import Blocklist, Template
 from wmcheck.watermark.windows import Document
 
 LEVELS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-INTERVAL = 0.95
 # A sound key fails its certificate with at most this probability, all keys and questions of a run taken together.
 CERTIFICATE = 0.01
 # The chance that sound tests are called wrong anywhere among the levels of one table.
 MISJUDGED = 0.001
 # Fewer documents than this say nothing about a share of documents.
 FEWEST_DOCUMENTS = 20
-
-
-def clopper_pearson(hits: float, tests: float, level: float = INTERVAL) -> tuple[float, float]:
-    """The exact two-sided interval of a share of which ``hits`` of ``tests`` were seen; (0, 1) where tests is 0.
-
-    Counts need not be whole: counts divided by a design effect are those of so many independent tests.
-
-    References:
-        C. Clopper and E. Pearson, Biometrika 26, 1934; E. Korn and B. Graubard, Survey Methodology 24, 1998 (the division).
-    """
-    tail = (1.0 - level) / 2.0
-    low = 0.0 if hits <= 0 else float(special.betaincinv(hits, tests - hits + 1.0, tail))
-    high = 1.0 if hits >= tests else float(special.betaincinv(hits + 1.0, tests - hits, 1.0 - tail))
-    return low, high
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,24 +24,23 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
-from scipy import special
 
 from wmcheck.fingerprint.canaries.plan import AnyKey, CanaryPlan, keyed_sides, plan
 from wmcheck.fingerprint.canaries.power import NULL, power, smallest_n
 from wmcheck.fingerprint.suites.canary import NAME
 from wmcheck.fingerprint.suites.canary_bank import triggers
 from wmcheck.fingerprint.transcript import Transcript, served_as_asked
+from wmcheck.watermark.core.intervals import clopper_pearson
 from wmcheck.watermark.core.multiplicity import holm
 from wmcheck.watermark.core.results import LOG10, PRF_ASSUMPTION, Verdict, decide
 from wmcheck.watermark.keys import as_tenant
 
 __all__ = [
-    "ASSUMPTIONS", "NOT_EXCLUDED", "Answers", "CanaryPlan", "CanaryResult", "clopper_pearson", "correct", "plan", "power",
+    "ASSUMPTIONS", "NOT_EXCLUDED", "Answers", "CanaryPlan", "CanaryResult", "correct", "plan", "power",
     "read_answers", "smallest_n", "test",
 ]
 
 SCHEMA = "wmcheck.canary/1"
-LEVEL = 0.95
 # For planning and for INSUFFICIENT: a student that follows the key on half of the triggers and tosses a coin on the rest.
 PLANNED_RATE = 0.75
 
@@ -241,13 +240,3 @@ def _log10_p(agreements: int, n: int) -> float:
     return float(NULL.log_sf(float(agreements), n)) / LOG10
 
 
-def clopper_pearson(k: int, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """The exact two-sided interval of a share of which ``k`` of ``n`` were seen; (0, 1) where n is 0.
-
-    References:
-        C. Clopper and E. Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934.
-    """
-    tail = (1.0 - level) / 2.0
-    low = 0.0 if k == 0 else float(special.betaincinv(k, n - k + 1, tail))
-    high = 1.0 if k == n else float(special.betaincinv(k + 1, n - k, 1.0 - tail))
-    return low, high

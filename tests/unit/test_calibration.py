@@ -10,11 +10,11 @@ from scipy import stats
 from wmcheck.watermark.calibration import (
     Calibrator,
     Certificate,
-    clopper_pearson,
     error_rate,
     rank_large,
 )
 from wmcheck.watermark.core.errors import ConfigError, InputError
+from wmcheck.watermark.core.intervals import clopper_pearson
 from wmcheck.watermark.decoys import decoy_keys
 from wmcheck.watermark.detect import Candidate, Detector
 from wmcheck.watermark.profile import Profile
