@@ -55,6 +55,7 @@ FEW_TEXTS = 20
 @click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE, complete or not at all.")
 @click.option("--fail-on", multiple=True, type=click.Choice(["undetectable"]), help="Exit 3 if a scheme is undetectable.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @click.pass_context
 def power(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
     """Tokens that a watermark needs on the text of a model, and the share of texts that will be detectable.
@@ -144,19 +145,19 @@ def _traffic(options: Mapping[str, Any], profiles: list[Profile]) -> tuple[Traff
         sampling = Sampling(options["tokens"], options["temperature"], options["top_k"], options["top_p"], options["seed"])
         if options["texts"]:
             read = records[: options["count"]]
-            with _progress(len(read), "reading") as step:
+            with _progress(len(read), "reading", quiet=options["quiet"]) as step:
                 return read_traffic(language, read, sampling, progress=step), {}
         prompts = [record.text or "" for record in records] or list(STORY_PROMPTS)
         jobs = [prompts[place % len(prompts)] for place in range(options["count"])]
         biased = {place: profile for place, profile in enumerate(profiles) if not profile.scheme.unbiased}
-        with _progress(len(jobs) * (1 + len(biased)), "sampling") as step:
+        with _progress(len(jobs) * (1 + len(biased)), "sampling", quiet=options["quiet"]) as step:
             run = partial(sample_traffic, language, jobs, sampling, batch_size=options["batch_size"], progress=step)
             return run(), {place: run(profile=profile) for place, profile in biased.items()}
 
 
 @contextmanager
-def _progress(length: int, label: str) -> Iterator[Callable[[int], None]]:
-    with click.progressbar(length=length, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+def _progress(length: int, label: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    with click.progressbar(length=length, label=label, file=sys.stderr, hidden=quiet or not sys.stderr.isatty()) as bar:
         yield bar.update
 
 
