@@ -213,7 +213,8 @@ def main() -> None:
         "| scheme | test | 1 bit | 2 bits | 4 bits |", "|---|---|---|---|---|",
         *(line for scheme in (args.scheme or list(ALL)) for line in table(scheme, args.texts, args.pool, args.seed)), "",
         f"The grid above is coarse. By interpolation, with {8 * args.texts} texts: the further tokens that the key-only test "
-        f"needs for n50 / n90 at {SUM_SHARE:g} of the error, which is what a model of no use costs.", "",
+        f"needs for n50 / n90 at {SUM_SHARE:g} of the error, which is what a model of no use costs. "
+        "Counts of greens and coins move in whole steps, so theirs scatter by some percent.", "",
         "| scheme | 1 bit | 2 bits | 4 bits |", "|---|---|---|---|",
         *(mixing(scheme, 8 * args.texts, args.pool, args.seed) for scheme in (args.scheme or list(ALL))),
     ]

@@ -152,29 +152,14 @@ def make_pool(scheme: str, bits: int, size: int, models: set[str], seed: int) ->
             for name in models:
                 terms[name].append(MODELS[name](scheme, law, noise, tokens, rng))
     return Pool(
-        made.null, np.concatenate(scores), np.concatenate(log_p), {name: joined(parts) for name, parts in terms.items()}
+        made.null, np.concatenate(scores), np.concatenate(log_p), {name: ModelTerms.join(parts) for name, parts in terms.items()}
     )
-
-
-def joined(parts: list[ModelTerms]) -> ModelTerms:
-    """Terms one after another."""
-    pivots = [part.pivot for part in parts if part.pivot is not None]
-    return ModelTerms(
-        np.concatenate([part.log_e for part in parts]), parts[0].experts, np.concatenate(pivots) if pivots else None,
-        np.concatenate([part.entropy for part in parts]), np.concatenate([part.weight for part in parts]),
-    )
-
-
-def taken(terms: ModelTerms, rows: I64) -> ModelTerms:
-    """The terms of some tokens."""
-    pivot = None if terms.pivot is None else terms.pivot[rows]
-    return ModelTerms(terms.log_e[rows], terms.experts, pivot, terms.entropy[rows], terms.weight[rows])
 
 
 def sample_of(pool: Pool, row: Row, places: I64) -> Sample:
     """Texts i64[m, n] of places in the pool as a sample."""
     rows = places.reshape(-1)
-    model = taken(pool.terms[row.model], rows) if row.model else None
+    model = pool.terms[row.model].take(rows) if row.model else None
     return Sample(pool.scores[rows], np.repeat(np.arange(len(places)), places.shape[1]), len(places), pool.null, model)
 
 
