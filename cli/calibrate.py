@@ -22,6 +22,7 @@ from wmcheck.cli.options import (
     profile_option,
     tenant_options,
 )
+from wmcheck.cli.reading import records_of
 from wmcheck.cli.skipped import Skipped
 
 if TYPE_CHECKING:
@@ -140,21 +141,17 @@ class _Run:
     def _read(self) -> None:
         from wmcheck.watermark.calibration import FEWEST_DOCUMENTS
         from wmcheck.watermark.core.errors import InputError, RecordError
-        from wmcheck.watermark.core.readers import read_records
 
-        options = self.options
-        for path in self.paths:
-            waiting: list[Record] = []
-            for record in read_records(path, field=options["field"], tokens_field=options["tokens_field"],
-                                       input_format=options["input_format"]):
-                if isinstance(record, RecordError):
-                    self.skipped(record)
-                    continue
-                waiting.append(record)
-                if len(waiting) >= READ_RECORDS:
-                    self._take(waiting)
-                    waiting = []
-            self._take(waiting)
+        waiting: list[Record] = []
+        for record in records_of(self.paths, self.options):
+            if isinstance(record, RecordError):
+                self.skipped(record)
+                continue
+            waiting.append(record)
+            if len(waiting) >= READ_RECORDS:
+                self._take(waiting)
+                waiting = []
+        self._take(waiting)
         where = ", ".join(self.paths)
         if not self.documents:
             raise self.skipped.nothing_left(where)

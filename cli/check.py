@@ -6,12 +6,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from wmcheck.cli import exits
 from wmcheck.cli.options import (
     ListedChoice,
     check_alpha,
@@ -22,6 +20,7 @@ from wmcheck.cli.options import (
     tenant_options,
 )
 from wmcheck.cli.predictions import Notes, choose_statistic, open_predictor, statistic_options
+from wmcheck.cli.reading import exit_code, records_of, settle_layout
 from wmcheck.cli.skipped import Skipped
 
 if TYPE_CHECKING:
@@ -73,11 +72,7 @@ def check(ctx: click.Context, /, paths: tuple[str, ...], as_json: bool, **option
     Reads jsonl, json, csv, txt and parquet, plain, .gz or .zst. One row a record, the corpus last; every p-value is
     corrected over all records, keys and schemes (Holm).
     """
-    if as_json:
-        given = ctx.get_parameter_source("layout") is click.core.ParameterSource.COMMANDLINE
-        if given and options["layout"] != "json":
-            raise click.UsageError(f"--json contradicts --format {options['layout']}", ctx)
-        options["layout"] = "json"
+    settle_layout(ctx, options, as_json=as_json)
     if options["sequential"]:
         return _sequential(ctx, paths, options)
     for name in ("stop", "state"):
@@ -148,7 +143,7 @@ class _Run:
         if self.screen.unlike:
             click.echo(f"warning: in {self.screen.unlike} records the recorded ids do not spell the text", err=True)
         self.skipped.summarize(len(self.results))
-        return self._code(verdicts)
+        return exit_code(verdicts, self.options, self.skipped.count)
 
     def _read(self, out: TextIO) -> None:
         from wmcheck.cli.render import line, record_object
@@ -166,21 +161,14 @@ class _Run:
                     out.flush()
 
     def _records(self) -> Iterator[Record | RecordError]:
-        from wmcheck.watermark.core.readers import read_records
         from wmcheck.watermark.core.statistics import STATISTICS
 
-        options, done = self.options, 0
         logprobs = self.model is None and STATISTICS[self.statistic].needs_model
-        for path in self.paths:
-            yield from read_records(
-                path, field=options["field"], tokens_field=options["tokens_field"],
-                input_format=options["input_format"], logprobs=logprobs, progress=partial(self._progress, done),
-            )
-            done += os.path.getsize(path) if os.path.isfile(path) else 0
+        return records_of(self.paths, self.options, progress=self._progress, logprobs=logprobs)
 
-    def _progress(self, done: int, position: int) -> None:
+    def _progress(self, position: int) -> None:
         if self.bar is not None:
-            self.bar.update(done + position - self.bar.pos)
+            self.bar.update(position - self.bar.pos)
 
     def _finish(self, out: TextIO, *, complete: bool) -> list[str]:
         from wmcheck.cli.render import write_json, write_rows
@@ -226,12 +214,3 @@ class _Run:
         )
         plain = {name: list(v) if isinstance(v := self.options[name], tuple) else v for name in names}
         return {"version": __version__, "paths": list(self.paths), **plain, "model": self.model}
-
-    def _code(self, verdicts: list[str]) -> int:
-        fail_on, strict = self.options["fail_on"], self.options["strict"]
-        if "detected" in fail_on and "DETECTED" in verdicts:
-            return exits.DETECTED
-        short = "INSUFFICIENT" in verdicts or self.skipped.count > 0
-        if short and (strict or "insufficient" in fail_on):
-            return exits.INSUFFICIENT
-        return exits.OK

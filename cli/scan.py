@@ -6,12 +6,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from wmcheck.cli import exits
 from wmcheck.cli.options import (
     ListedChoice,
     check_alpha,
@@ -21,11 +19,11 @@ from wmcheck.cli.options import (
     profile_option,
     tenant_options,
 )
+from wmcheck.cli.reading import exit_code, records_of, settle_layout
 from wmcheck.cli.skipped import Skipped
 
 if TYPE_CHECKING:
     from wmcheck.cli.spans import Scanned
-    from wmcheck.watermark.core.errors import RecordError
     from wmcheck.watermark.core.records import Record
 
 DEFAULT_ALPHA = 1e-5
@@ -69,11 +67,7 @@ def scan(ctx: click.Context, /, paths: tuple[str, ...], as_json: bool, **options
     The chance that any reported span of the run holds no watermarked token is at most alpha. Where a span begins and ends
     is an estimate.
     """
-    if as_json:
-        given = ctx.get_parameter_source("layout") is click.core.ParameterSource.COMMANDLINE
-        if given and options["layout"] != "json":
-            raise click.UsageError(f"--json contradicts --format {options['layout']}", ctx)
-        options["layout"] = "json"
+    settle_layout(ctx, options, as_json=as_json)
     return _Run(paths, options).execute()
 
 
@@ -118,7 +112,7 @@ class _Run:
         if self.screen.unlike:
             click.echo(f"warning: in {self.screen.unlike} records the recorded ids do not spell the text", err=True)
         self.skipped.summarize(len(self.results))
-        return self._code(verdicts)
+        return exit_code(verdicts, self.options, self.skipped.count)
 
     def _read(self, out: TextIO) -> None:
         with ExitStack() as stack:
@@ -143,24 +137,16 @@ class _Run:
 
     def _records(self) -> Iterator[Record]:
         from wmcheck.watermark.core.errors import RecordError
-        from wmcheck.watermark.core.readers import read_records
 
-        options, done = self.options, 0
-        for path in self.paths:
-            found: Iterator[Record | RecordError] = iter(read_records(
-                path, field=options["field"], tokens_field=options["tokens_field"],
-                input_format=options["input_format"], progress=partial(self._progress, done),
-            ))
-            for record in found:
-                if isinstance(record, RecordError):
-                    self.skipped(record)
-                else:
-                    yield record
-            done += os.path.getsize(path) if os.path.isfile(path) else 0
+        for record in records_of(self.paths, self.options, progress=self._progress):
+            if isinstance(record, RecordError):
+                self.skipped(record)
+            else:
+                yield record
 
-    def _progress(self, done: int, position: int) -> None:
+    def _progress(self, position: int) -> None:
         if self.bar is not None:
-            self.bar.update(done + position - self.bar.pos)
+            self.bar.update(position - self.bar.pos)
 
     def _test(self, out: TextIO, records: list[Record]) -> None:
         from wmcheck.cli.spans import line, record_object, scanned
@@ -195,12 +181,3 @@ class _Run:
         )
         plain = {name: list(v) if isinstance(v := self.options[name], tuple) else v for name in names}
         return {"version": __version__, "paths": list(self.paths), **plain}
-
-    def _code(self, verdicts: list[str]) -> int:
-        fail_on, strict = self.options["fail_on"], self.options["strict"]
-        if "detected" in fail_on and "DETECTED" in verdicts:
-            return exits.DETECTED
-        short = "INSUFFICIENT" in verdicts or self.skipped.count > 0
-        if short and (strict or "insufficient" in fail_on):
-            return exits.INSUFFICIENT
-        return exits.OK

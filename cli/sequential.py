@@ -11,6 +11,7 @@ import click
 
 from wmcheck.cli import exits
 from wmcheck.cli.options import load_candidates, open_output
+from wmcheck.cli.reading import records_of
 from wmcheck.cli.skipped import Skipped
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class _Watch:
         size = 1 if self.stop or "-" in self.paths else BATCH_RECORDS
         waiting: list[Record | RecordError] = []
         try:
-            for record in self._records():
+            for record in records_of(self.paths, self.options):
                 waiting.append(record)
                 if len(waiting) >= size:
                     ready, waiting = waiting, []
@@ -137,15 +138,6 @@ class _Watch:
             raise
         if waiting:
             yield waiting
-
-    def _records(self) -> Iterator[Record | RecordError]:
-        from wmcheck.watermark.core.readers import read_records
-
-        options = self.options
-        for path in self.paths:
-            yield from read_records(
-                path, field=options["field"], tokens_field=options["tokens_field"], input_format=options["input_format"]
-            )
 
     def _test(self, out: TextIO, batch: Sequence[Record | RecordError]) -> None:
         from wmcheck.watermark.core.errors import RecordError
