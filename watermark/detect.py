@@ -134,7 +134,8 @@ class Detector:
     def _test_one(self, candidate: Candidate, batch: Batch) -> tuple[Tested, NDArray[np.float64]]:
         null, items = candidate.profile.scheme.null(), batch.items
         scores, owner = batch.scores(candidate)
-        evidence = self.statistic.evaluate(Sample(scores, owner, items.documents, null, batch.terms(candidate)))
+        terms = batch.terms(candidate) if self.statistic.needs_model else None
+        evidence = self.statistic.evaluate(Sample(scores, owner, items.documents, null, terms))
         return Tested(evidence, items.eligible - evidence.n, items.excluded), scores
 
     def detections(
