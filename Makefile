@@ -1,5 +1,6 @@
 # make demo   watch a watermark being embedded and found
 # make test   run the tests              make lint   run the linters
+# make test-engines  run real serving engines, each in its own environment
 # make clean  remove the environment and what the tools left
 
 VENV ?= .venv
@@ -13,16 +14,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-engines lint clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 3
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 4
 
 demo: $(VENV)/.installed
 	$(BIN)/wmcheck demo demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-engines:
+	PYTHON=$(PYTHON) tests/engines/run $(ENGINES)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

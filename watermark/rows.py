@@ -114,3 +114,8 @@ def _own_tables(key: PrfKey, vocabulary: int, device: torch.device) -> tuple[Ten
         key.cache[name] = tuple(torch.from_numpy(part).to(device) for part in parts)
     found: tuple[Tensor, Tensor, Tensor] = key.cache[name]  # type: ignore[assignment]
     return found
+
+
+def mark_rows(scheme, windows, logits, keys, rows):
+    """Mark rows in place (placeholder until the kernels land)."""
+    logits.index_copy_(0, rows, scheme.transform(windows, logits[rows], keys))

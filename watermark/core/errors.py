@@ -7,6 +7,7 @@ r"""Every error that wmcheck raises on purpose.
     |-- ProfileError          a watermark profile is malformed or does not match
     |-- TokenizerError        the tokenizer is missing or is not the profile's tokenizer
     |-- ConfigError           an option or setting has no meaning here
+    |   `-- RequestError      one request to a serving engine is refused; a ValueError too, which engines answer with HTTP 400
     |-- OutputError           the result cannot be written
     `-- MissingExtraError     an optional dependency is not installed
 
@@ -105,6 +106,10 @@ class TokenizerError(WmcheckError):
 
 class ConfigError(WmcheckError):
     """An option or setting has a value that means nothing here."""
+
+
+class RequestError(ConfigError, ValueError):
+    """One request to a serving engine is refused. Engines answer a ``ValueError`` with HTTP 400 and its text."""
 
 
 class OutputError(WmcheckError):

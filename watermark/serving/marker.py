@@ -1,0 +1,118 @@
+"""The marker: sessions and logits in, marked logits out. The one implementation behind every adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wmcheck.watermark.core.errors import ConfigError
+from wmcheck.watermark.prf import I64, PrfKey
+from wmcheck.watermark.rows import RowKeys, mark_rows
+from wmcheck.watermark.serving.counters import Counters
+from wmcheck.watermark.serving.deployment import Deployment
+from wmcheck.watermark.serving.sessions import Sampling, Session, Windows
+from wmcheck.watermark.serving.warping import GREEDY, cut, draw, temperatures
+
+# The token that was drawn stands this many nats above every other: nothing that an engine does later changes the choice.
+DRAWN = 1e4
+
+
+class Marker:
+    """Marks the rows of a step.
+
+    Args:
+        deployment: profile, key and policy.
+        engine: name and version of the engine, for the counters.
+        cooled: the logits already have the request's temperature (the engine divides before it calls).
+    """
+
+    def __init__(self, deployment: Deployment, engine: str, *, cooled: bool = False) -> None:
+        self.deployment, self.cooled = deployment, cooled
+        self.scheme = deployment.profile.scheme
+        self.counters = Counters(deployment, engine)
+        self._windows = Windows(deployment)
+
+    @torch.no_grad()
+    def mark(self, logits: Tensor, sessions: Sequence[Session], rows: Sequence[int] | None = None) -> None:
+        """Mark logits in place.
+
+        Args:
+            logits: floating [B, V].
+            sessions: requests whose next token is sampled.
+            rows: the row of each session; None for the first ones in order.
+
+        Raises:
+            ContextError: a history that cannot be the request's.
+            ConfigError: logits narrower than the profile's vocabulary.
+        """
+        places = range(len(sessions)) if rows is None else rows
+        keyed = [(row, one) for row, one in zip(places, sessions, strict=True) if one.prf is not None]
+        reasons = ["opted_out"] * (len(sessions) - len(keyed))
+        if keyed:
+            self._check_width(logits)
+            held = [one for _, one in keyed]
+            self.counters.audit.look(held)
+            windows, found = self._windows.of(held)
+            if self.scheme.unbiased:
+                found = [why or ("greedy" if one.sampling.temperature < GREEDY else "") for why, one in zip(found, held, strict=True)]
+            kept = [place for place, why in enumerate(found) if not why]
+            if kept:
+                chosen, where = [held[place] for place in kept], [keyed[place][0] for place in kept]
+                self._mark(logits, chosen, windows[kept], where)
+                self.counters.audit.marked(chosen, windows[kept])
+            reasons += found
+        self.counters.count(reasons)
+
+    def close(self, session: Session) -> None:
+        """The request is over."""
+        self.counters.audit.forget(session)
+
+    def _check_width(self, logits: Tensor) -> None:
+        described = self.deployment.profile.tokenizer
+        if described is not None and logits.shape[1] < int(described["vocabulary"]):
+            raise ConfigError(
+                "the model has a smaller vocabulary than the profile", where=self.deployment.profile.name,
+                got=f"{logits.shape[1]} logits", expected=f"at least {described['vocabulary']}",
+            )
+
+    def _mark(self, logits: Tensor, sessions: list[Session], windows: I64, rows: list[int]) -> None:
+        device = logits.device
+        self.transform(
+            logits, torch.from_numpy(windows).to(device), torch.tensor(rows, device=device),
+            [one.prf for one in sessions if one.prf is not None], [one.sampling for one in sessions],
+            [len(one.prompt) + len(one.output) for one in sessions],
+        )
+
+    def transform(
+        self, logits: Tensor, windows: Tensor, rows: Tensor, prfs: Sequence[PrfKey], sampling: Sequence[Sampling],
+        lengths: Sequence[int], *, keep: Tensor | None = None,
+    ) -> None:
+        """Mark rows in place, each under its own key and at its own sampling settings.
+
+        Args:
+            logits: floating [B, V].
+            windows: int64 [b, h] on the device of ``logits``.
+            rows: int64 [b], their places in the batch.
+            prfs: b keyed functions.
+            sampling: b settings.
+            lengths: b lengths of histories; with a request's seed they decide what is drawn.
+            keep: bool [b], rows to mark of those given; None marks all.
+        """
+        keys = RowKeys(prfs, logits.device)
+        heat = None if self.cooled else temperatures(sampling, logits)
+        cuts = self.scheme.unbiased and any(one.cuts for one in sampling)
+        if heat is None and not cuts and keep is None:
+            mark_rows(self.scheme, windows, logits, keys, rows)
+            return
+        before = logits[rows]
+        part = before if heat is None else before / heat
+        if cuts:
+            part = cut(part, sampling)
+        part = self.scheme.transform(windows, part, keys)
+        if cuts and not getattr(self.scheme, "chooses", False):
+            # A later cut by top-p would take its share from the marked law; one token cannot be cut.
+            part = part.scatter(1, draw(part, sampling, lengths)[:, None], DRAWN)
+        part = (part if heat is None else part * heat).to(logits.dtype)
+        logits[rows] = part if keep is None else torch.where(keep[:, None], part, before)
