@@ -29,6 +29,7 @@ VERBS = {
     "cohort": ("wmcheck.cli.cohort:cohort", "Build and check the models that a suspect is compared against."),
     "compare": ("wmcheck.cli.compare:compare", "Weigh whether a model was trained on another's outputs."),
     "demo": ("wmcheck.cli.demo:demo", "Embed and detect with the bundled model, in one go."),
+    "doctor": ("wmcheck.cli.doctor:doctor", "Check the installed engines, a serving file and a running server."),
     "embed": ("wmcheck.cli.embed:embed", "Generate watermarked text with a language model."),
     "key": ("wmcheck.cli.key:key", "Make and inspect secret keys."),
     "power": ("wmcheck.cli.power:power", "Tokens that a watermark needs, before deployment."),

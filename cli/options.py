@@ -153,3 +153,18 @@ def load_candidates(
                     candidate = Candidate.of(profile, key, tenant, epoch)
                     found[profile.name, candidate.key.commitment] = candidate
     return list(found.values())
+
+
+def read_secret(source: str, option: str) -> str:
+    """What stands behind ``env:NAME`` or ``file:PATH``, for an option that takes the secret of another service."""
+    from wmcheck.watermark.core.errors import ConfigError, KeyFileError
+    from wmcheck.watermark.key_sources import read_source
+
+    try:
+        return read_source(source).strip()
+    except KeyFileError as error:
+        if not error.where.startswith(("env:", "file:", "keyring:")):
+            # The value may be the secret itself, so it is not repeated.
+            hint = "a secret given on the command line is readable by every user of the machine: treat it as leaked"
+            raise ConfigError("not a source", where=option, expected="env:NAME or file:PATH", hint=hint) from None
+        raise ConfigError(error.what.replace("key file", "file"), where=f"{option} {error.where}", got=error.got) from None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wmcheck.cli import exits
+from wmcheck.cli.options import read_secret
 
 if TYPE_CHECKING:
     from wmcheck.fingerprint.collect import Collector, Pace
@@ -88,7 +89,7 @@ def _suites(options: dict[str, Any]) -> tuple[list[Suite], str | None]:
     if options["seed_source"]:
         if options["seed"] is not None:
             raise ConfigError("two seeds", where="--seed-source", hint="leave out --seed: it is public")
-        seed, commitment = private_seed(_secret(options["seed_source"], "--seed-source"))
+        seed, commitment = private_seed(read_secret(options["seed_source"], "--seed-source"))
     return [make_suite(name, seed, limit=options["limit"]) for name in names], commitment
 
 
@@ -129,21 +130,6 @@ def _extra(text: str | None) -> dict[str, Any]:
     return value
 
 
-def _secret(source: str, option: str) -> str:
-    """What stands behind ``env:NAME`` or ``file:PATH``."""
-    from wmcheck.watermark.core.errors import ConfigError, KeyFileError
-    from wmcheck.watermark.key_sources import read_source
-
-    try:
-        return read_source(source).strip()
-    except KeyFileError as error:
-        if not error.where.startswith(("env:", "file:", "keyring:")):
-            # The value may be the secret itself, so it is not repeated.
-            hint = "a secret given on the command line is readable by every user of the machine: treat it as leaked"
-            raise ConfigError("not a source", where=option, expected="env:NAME or file:PATH", hint=hint) from None
-        raise ConfigError(error.what.replace("key file", "file"), where=f"{option} {error.where}", got=error.got) from None
-
-
 def _api_key(options: dict[str, Any]) -> str | None:
     """The key to send. Without a source that was named, ours goes to nobody but OpenAI and this machine."""
     import os
@@ -152,7 +138,7 @@ def _api_key(options: dict[str, Any]) -> str | None:
     from wmcheck.fingerprint.endpoints.openai_chat import is_openai
 
     if options["api_key_source"]:
-        return _secret(options["api_key_source"], "--api-key-source")
+        return read_secret(options["api_key_source"], "--api-key-source")
     address = options["endpoint"] or ""
     try:
         ours = urlsplit(address).hostname in LOOPBACK or is_openai(address)

@@ -20,6 +20,10 @@ from wmcheck.watermark.serving.policy import Decision
 from wmcheck.watermark.windows import hash64
 
 
+# An engine that takes drafts back and goes on elsewhere changes no more than this many of the last ids.
+LOOKED_BACK = 32
+
+
 class ContextError(WmcheckError):
     """An engine gave a history that cannot be the request's: marking on would lose the watermark in silence."""
 
@@ -107,9 +111,11 @@ class Windows:
             ContextError: an id below 0: the engine schedules ahead and does not know the last token yet.
         """
         width = self.width
-        tails = [session.tail(width) for session in sessions]
+        tails = [session.tail(max(width, LOOKED_BACK)) for session in sessions]
         short = [len(tail) < width for tail in tails]
-        windows = np.array([tail if not less else [0] * width for tail, less in zip(tails, short, strict=True)], np.int64)
+        windows = np.array(
+            [tail[len(tail) - width :] if not less else [0] * width for tail, less in zip(tails, short, strict=True)], np.int64
+        )
         windows = windows.reshape(len(sessions), width)
         if windows.size and windows.min() < 0:
             raise ContextError(
@@ -133,7 +139,7 @@ class Windows:
         length = len(session.prompt) + len(session.output)
         grown = length == session._length + 1 and session._length >= 0
         # An engine that rolled back and went on elsewhere may have the length of one that grew.
-        if grown and (len(tail) < self.width or tail[:-1] == session._tail[1:]):
+        if grown and tail[:-1] == session._tail[len(session._tail) + 1 - len(tail) :]:
             if self.rule and session._length >= self.width:
                 session._seen.add(session._code)
             if self.reasoning:
