@@ -16,6 +16,7 @@ Three steps, all fixed by the subkeys ``k_ctx`` and ``k_tok`` of one tenant and 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -88,7 +89,7 @@ class PrfKey:
     def _token_blocks(self, digests: U32, index: I64) -> U32:
         message = np.empty((len(index), 4), np.uint32)
         message[:, :3] = digests
-        message[:, 3] = index.astype(">u4").view(np.uint32)
+        message[:, 3] = counter_words(index)
         return _encrypt(self._token_key, message)
 
     def stream(self, digest: U32, vocabulary: int, bits: int) -> U8 | U32:
@@ -102,7 +103,43 @@ class PrfKey:
     def stream_into(self, digest: U32, size: int, out: U8) -> None:
         """Write the first ``size`` bytes of a context's blocks into ``out``, u8[size + 16]; the rest of it is undefined."""
         nonce = digest.tobytes() + bytes(4)
-        Cipher(algorithms.AES(self._token_key), modes.CTR(nonce)).encryptor().update_into(_zeros(size), out.data)
+        idle = self._idle("stream")
+        try:
+            cipher = idle.pop()
+            cipher.reset_nonce(nonce)
+        except (IndexError, AttributeError):  # cryptography 42 cannot change the nonce
+            cipher = Cipher(algorithms.AES(self._token_key), modes.CTR(nonce)).encryptor()
+        cipher.update_into(_zeros(size), out.data)
+        idle.append(cipher)
+
+    def encrypt_into(self, purpose: str, blocks: memoryview, out: memoryview) -> None:
+        """AES under the key of contexts (``"context"``) or of tokens (``"token"``), for generation.
+
+        A cipher costs ten microseconds to make, as much as the keystream of a small vocabulary, so it is kept with the key.
+
+        Args:
+            purpose: which key.
+            blocks: bytes of whole blocks.
+            out: as many bytes and 15 more, which are not written.
+        """
+        idle = self._idle(purpose)
+        try:
+            cipher = idle.pop()
+        except IndexError:
+            key = self._context_key if purpose == "context" else self._token_key
+            cipher = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
+        cipher.update_into(blocks, out)
+        idle.append(cipher)
+
+    def _idle(self, purpose: str) -> list[Any]:
+        # Ciphers that no thread is using: one that is taken off the list belongs to one thread until it is put back.
+        found: list[Any] = self.cache.setdefault(("cipher", purpose), [])  # type: ignore[assignment]
+        return found
+
+
+def counter_words(index: I64) -> U32:
+    """The last words of the blocks ``index``: big-endian numbers, as little-endian words."""
+    return index.astype(">u4").view(np.uint32)
 
 
 def anchor_order(digests: U32) -> I64:

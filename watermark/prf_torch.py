@@ -44,18 +44,21 @@ def _signed(word: int) -> int:
     return word - (1 << 32) if word & 0x80000000 else word
 
 
+def round_table(row: int) -> list[int]:
+    """The 256 words, of int32 signs, that MixColumns makes of a byte in one row of the state after SubBytes."""
+    table = []
+    for value in _sbox():
+        double = _xtime(value) & 0xFF
+        column = [double, value, value, double ^ value]
+        turned = column[4 - row :] + column[: 4 - row]
+        table.append(_signed(sum(byte << (8 * place) for place, byte in enumerate(turned))))
+    return table
+
+
 @lru_cache(maxsize=8)
 def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
     """int32 [4, 256] round tables (one for each row of the state) and int32 [256] S-box."""
-    rows = []
-    for row in range(4):
-        table = []
-        for value in _sbox():
-            double = _xtime(value) & 0xFF
-            column = [double, value, value, double ^ value]
-            turned = column[4 - row :] + column[: 4 - row]
-            table.append(_signed(sum(byte << (8 * place) for place, byte in enumerate(turned))))
-        rows.append(table)
+    rows = [round_table(row) for row in range(4)]
     return torch.tensor(rows, dtype=torch.int32, device=device), torch.tensor(_sbox(), dtype=torch.int32, device=device)
 
 
@@ -84,6 +87,13 @@ class RoundKeys:
 
     def __init__(self, keys: Sequence[bytes], device: torch.device) -> None:
         self._words = torch.tensor([expand_key(key) for key in keys], dtype=torch.int32, device=device)
+
+    @classmethod
+    def joined(cls, parts: Sequence[RoundKeys]) -> RoundKeys:
+        """The keys of all ``parts``, one after the other, without expanding them again."""
+        made = cls.__new__(cls)
+        made._words = torch.cat([part._words for part in parts]) if parts else torch.empty((0, 44), dtype=torch.int32)
+        return made
 
     def take(self, rows: Sequence[int]) -> RoundKeys:
         """The keys of some rows, without expanding them again."""
@@ -134,6 +144,16 @@ def encrypt(keys: RoundKeys, rows: slice, blocks: Tensor) -> Tensor:
     return torch.stack([last[c] ^ keys.column(rows, 4 * ROUNDS + c) for c in range(4)], -1)
 
 
+def _round_keys(key: PrfKey, device: torch.device) -> tuple[RoundKeys, RoundKeys]:
+    """Round keys of contexts and of tokens; kept with the key, as the rows of a serving batch change at every step."""
+    name = ("round keys", str(device))
+    if name not in key.cache:
+        context, token = key.secrets()
+        key.cache[name] = RoundKeys([context], device), RoundKeys([token], device)
+    found: tuple[RoundKeys, RoundKeys] = key.cache[name]  # type: ignore[assignment]
+    return found
+
+
 def _byte(word: Tensor, place: int) -> Tensor:
     return ((word >> (8 * place)) & 0xFF).long()
 
@@ -147,8 +167,9 @@ class TorchPrf:
     """
 
     def __init__(self, keys: Sequence[PrfKey], device: torch.device) -> None:
-        self._context = RoundKeys([key.secrets()[0] for key in keys], device)
-        self._token = RoundKeys([key.secrets()[1] for key in keys], device)
+        pairs = [_round_keys(key, device) for key in keys]
+        self._context = RoundKeys.joined([pair[0] for pair in pairs])
+        self._token = RoundKeys.joined([pair[1] for pair in pairs])
 
     def take(self, rows: Sequence[int]) -> TorchPrf:
         """The keyed functions of some rows."""

@@ -83,6 +83,11 @@ class Scheme(Protocol):
     def null(self) -> Null:
         """The exact law of one item's score for text that is independent of the key."""
 
+    # Optional: ``transform_rows(windows, logits, keys, rows=None) -> None``, the same in place by fused kernels, on the rows
+    # ``rows`` (int64 [b], None for all in order) of ``logits`` [B, V]; ``windows`` and ``keys`` are those of the ``b`` rows.
+    # :func:`wmcheck.watermark.rows.mark_rows` calls it where ``keys.fuses(logits)``. Other rows keep every bit, and nothing
+    # waits for the device.
+
     # Optional: ``aided(windows, tokens, law, key) -> Aided``, the likelihood ratios of items given a model's predictions at their
     # places. The items are those that are scored, of several documents: under the window rule no window occurs twice in a
     # document; without it no (effective seed, token) does, but windows may. For text that is independent of the key and any

@@ -27,7 +27,14 @@ MAX_MEDIAN_LINES = 200
 MAX_FUNCTION_LINES = 60
 
 # Modules that work on logits and may import torch and transformers when they are imported; all others do it on use.
-ON_LOGITS = {"watermark/embed.py", "watermark/generate.py", "watermark/prf_torch.py", "watermark/rows.py"}
+ON_LOGITS = {
+    "watermark/aes_triton.py", "watermark/embed.py", "watermark/generate.py", "watermark/kernels.py", "watermark/listed.py",
+    "watermark/prf_torch.py", "watermark/prf_triton.py", "watermark/rows.py",
+    *(f"watermark/serving/{name}.py" for name in (
+        "llama_cpp", "llama_cpp_processor", "marker", "onnxruntime_genai", "onnxruntime_genai_batch", "selftest",
+        "sglang_plugin", "transformers", "transformers_batching", "vllm_v1", "vllm_v2", "warping",
+    )),
+}
 HEAVY = {"torch", "transformers"}
 CORE_MAY_IMPORT = {"numpy", "scipy"}
 CORE_MAY_IMPORT_ON_USE = CORE_MAY_IMPORT | {"pyarrow", "zstandard"}

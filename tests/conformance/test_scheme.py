@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from wmcheck.watermark import listed
 from wmcheck.watermark.keys import SecretKey
 from wmcheck.watermark.prf import PrfKey
 from wmcheck.watermark.profile import Profile
-from wmcheck.watermark.rows import RowKeys
+from wmcheck.watermark.rows import RowKeys, mark_rows
 from wmcheck.watermark.scheme import SCHEMES, left_codes, make_scheme
 
 ROOT = SecretKey(bytes((37 * i * i + 11 * i + 5) % 256 for i in range(32)))
@@ -170,6 +171,50 @@ def test_tensor_backend_gives_the_same_law(name, parameters):
     torch.testing.assert_close(
         transformed(scheme, windows, logits, prfs, "torch"), transformed(scheme, windows, logits, prfs), rtol=1e-6, atol=1e-6
     )
+
+
+@scheme_cases
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device; tests/unit/test_triton.py has the interpreter")
+def test_a_gpu_gives_the_same_law(name, parameters):
+    scheme = make_scheme(name, parameters)
+    prfs = [keyed(scheme, f"t{i}") for i in range(4)]
+    logits = torch.randn(4, 5003, generator=torch.Generator().manual_seed(1))
+    windows, found = torch.from_numpy(windows_of(scheme, 4, 203)), logits.cuda()
+    mark_rows(scheme, windows.cuda(), found, RowKeys(prfs, "cuda"))
+    torch.testing.assert_close(found.cpu(), scheme.transform(windows, logits, RowKeys(prfs)), rtol=1e-6, atol=1e-6)
+
+
+@scheme_cases
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_rows_with_few_finite_logits_get_the_same_law(name, parameters, dtype, monkeypatch):
+    """After top-k: rows with lists of different lengths, ties, one candidate or none, beside rows that are dense."""
+    scheme, counts, vocabulary = make_scheme(name, parameters), (100, 3, 1, 0, 900, 40), 900
+    prfs = [keyed(scheme, f"t{i % 3}") for i in range(6)]
+    order = torch.rand(6, vocabulary, generator=torch.Generator().manual_seed(2)).argsort(1)
+    logits = torch.randn(6, vocabulary, generator=torch.Generator().manual_seed(3)).round(decimals=1).to(dtype)
+    logits[order >= torch.tensor(counts)[:, None]] = -math.inf
+    windows = windows_of(scheme, 6, vocabulary)
+    found = transformed(scheme, windows, logits, prfs)
+    assert torch.isneginf(found[torch.isneginf(logits)]).all()
+    monkeypatch.setattr(listed, "SPARSE", vocabulary + 1)
+    whole = transformed(scheme, windows, logits, prfs)
+    torch.testing.assert_close(found[3], logits[3])
+    law, expected = (out[[0, 1, 2, 4, 5]].double().softmax(1) for out in (found, whole))
+    torch.testing.assert_close(law, expected, rtol=0, atol=1e-6 if dtype in (torch.float32, torch.float64) else 1e-2)
+
+
+@scheme_cases
+def test_rows_are_marked_in_place_and_others_left(name, parameters):
+    scheme, rows = make_scheme(name, parameters), torch.tensor([4, 0, 3])
+    prfs = [keyed(scheme, f"t{i}") for i in range(3)]
+    before = torch.randn(6, 203, generator=torch.Generator().manual_seed(1))
+    windows, logits = torch.from_numpy(windows_of(scheme, 3, 203)), before.clone()
+    mark_rows(scheme, windows, logits, RowKeys(prfs), rows)
+    assert torch.equal(logits[rows], scheme.transform(windows, before[rows], RowKeys(prfs)))
+    assert torch.equal(logits[[1, 2, 5]], before[[1, 2, 5]])
+    whole = before[rows]
+    mark_rows(scheme, windows, whole, RowKeys(prfs), torch.arange(3))
+    assert torch.equal(whole, logits[rows])
 
 
 @scheme_cases

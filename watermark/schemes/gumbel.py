@@ -42,6 +42,7 @@ class Gumbel:
 
     name: ClassVar[str] = "gumbel"
     unbiased: ClassVar[bool] = True
+    chooses: ClassVar[bool] = True
 
     def __init__(self, *, width: int = 4) -> None:
         self.width = check_integer("width", width, 1, MAX_WIDTH)
@@ -79,15 +80,18 @@ class Gumbel:
     def transform(self, windows: Tensor, logits: Tensor, keys: RowKeys) -> Tensor:
         import torch
 
-        out = torch.empty_like(logits)
-        for rows, words in keys.lanes(keys.digests(windows), logits.shape[1], 32):
-            plain = logits[rows].float()
-            chosen = (plain - _log_exponential(words)).argmax(1, keepdim=True)
-            top = plain.amax(1, keepdim=True)
-            losers = plain - (top.clamp(min=torch.finfo(torch.float32).min) + LOSERS)
-            # A row without any finite logit has nothing to choose and stays as it is.
-            out[rows] = losers.scatter_(1, chosen, torch.where(torch.isneginf(top), top, 0.0)).to(logits.dtype)
-        return out
+        if keys.fuses(logits):
+            out = logits.clone(memory_format=torch.contiguous_format)
+            self.transform_rows(windows, out, keys)
+            return out
+        from wmcheck.watermark.listed import transform_lists
+
+        return transform_lists(logits, keys.digests(windows), keys, few=_chosen, whole=_chosen_of_all)
+
+    def transform_rows(self, windows: Tensor, logits: Tensor, keys: RowKeys, rows: Tensor | None = None) -> None:
+        from wmcheck.watermark.kernels import choose
+
+        choose(logits, rows, keys, keys.digests(windows), LOSERS)
 
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
@@ -100,6 +104,26 @@ def _noise(words: U32, end: int) -> NDArray[np.float64]:
     above = (2.0**32 - end - words.astype(np.float64)) * 2.0**-32
     with np.errstate(divide="ignore"):
         return np.asarray(-np.log(-np.log1p(-above)))
+
+
+def _chosen_of_all(logits: Tensor, digests: Tensor, keys: RowKeys) -> Tensor:
+    import torch
+
+    out = torch.empty_like(logits)
+    for rows, words in keys.lanes(digests, logits.shape[1], 32):
+        out[rows] = _chosen(logits[rows].float(), words)
+    return out
+
+
+def _chosen(plain: Tensor, words: Tensor) -> Tensor:
+    """Logits of rows float32 [b, n] after the choice, given the lanes int32 [b, n]."""
+    import torch
+
+    chosen = (plain - _log_exponential(words)).argmax(1, keepdim=True)
+    top = plain.amax(1, keepdim=True)
+    losers = plain - (top.clamp(min=torch.finfo(torch.float32).min) + LOSERS)
+    # A row without any finite logit has nothing to choose and stays as it is.
+    return losers.scatter_(1, chosen, torch.where(torch.isneginf(top), top, 0.0))
 
 
 def _log_exponential(words: Tensor) -> Tensor:

@@ -118,17 +118,25 @@ class RedGreen:
     def transform(self, windows: Tensor, logits: Tensor, keys: RowKeys) -> Tensor:
         import torch
 
+        if keys.fuses(logits):
+            out = logits.clone(memory_format=torch.contiguous_format)
+            self.transform_rows(windows, out, keys)
+            return out
         digests = keys.digests(windows) if self.rule == "left" else keys.anchors(windows)
-        out, green = torch.empty_like(logits), torch.tensor(self.green, dtype=logits.dtype, device=logits.device)
+        out = torch.empty_like(logits)
         for rows, lanes in keys.lanes(digests, logits.shape[1], 8):
             if self.rule == "self":
                 keys.put_own(rows, lanes, digests)
-            # 1 for lanes below `green`, else 0, in float arithmetic and in the output's own memory: small integers are exact
-            # in every dtype, comparing bytes is several times slower on a CPU, and so is fresh memory.
-            coloured = out[rows].copy_(lanes)
-            torch.sub(green, coloured, out=coloured).clamp_(0, 1)
+            # In the output's own memory, as fresh memory costs more; 0 and 1 are exact in every dtype.
+            coloured = out[rows].copy_(_ones_below(lanes, self.green))
             torch.add(logits[rows], coloured, alpha=self.delta, out=coloured)
         return out
+
+    def transform_rows(self, windows: Tensor, logits: Tensor, keys: RowKeys, rows: Tensor | None = None) -> None:
+        from wmcheck.watermark.kernels import colour
+
+        digests = keys.digests(windows) if self.rule == "left" else keys.anchors(windows)
+        colour(logits, rows, keys, digests, self.green, self.delta, own=self.rule == "self")
 
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
@@ -136,6 +144,16 @@ class RedGreen:
             {"width": 0}, {"width": 1}, {"width": 4, "green": 128}, {"width": 6}, {"width": 4, "rule": "min"},
             {"width": 3, "rule": "self"}, {"width": 2, "window_rule": False},
         ]
+
+
+def _ones_below(lanes: Tensor, green: int) -> Tensor:
+    """uint8: 1 where a lane is below ``green``, else 0; overwrites ``lanes`` on a CPU."""
+    if lanes.device.type != "cpu":
+        return (lanes < green).byte()
+    # numpy compares bytes with vector instructions, torch one by one.
+    held = lanes.numpy()
+    np.less(held, green, out=held.view(np.bool_))
+    return lanes
 
 
 def _log_binomial(n: int, k: NDArray[np.int64]) -> NDArray[np.float64]:

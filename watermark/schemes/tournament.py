@@ -81,8 +81,33 @@ class Tournament:
     def transform(self, windows: Tensor, logits: Tensor, keys: RowKeys) -> Tensor:
         import torch
 
+        if keys.fuses(logits):
+            out = logits.clone(memory_format=torch.contiguous_format)
+            self.transform_rows(windows, out, keys)
+            return out
+        from wmcheck.watermark.listed import transform_lists
+
+        return transform_lists(logits, keys.digests(windows), keys, few=self._few, whole=self._whole)
+
+    def _few(self, plain: Tensor, words: Tensor) -> Tensor:
+        """Logits of lists of candidates float32 [n, K] after all layers."""
+        import torch
+
+        mass = plain.double().softmax(1)
+        gain = torch.ones_like(mass)
+        for layer in range(self.layers):
+            won = ((words >> layer) & 1).double()
+            # 1 - s as the losers' share, as in `_pattern_factors`.
+            step = won + (mass * (1.0 - won)).sum(1, keepdim=True)
+            mass *= step
+            gain *= step
+        return plain + gain.log_().float()
+
+    def _whole(self, logits: Tensor, digests: Tensor, keys: RowKeys) -> Tensor:
+        import torch
+
         out = torch.empty_like(logits)
-        for rows, words in keys.lanes(keys.digests(windows), logits.shape[1], 32):
+        for rows, words in keys.lanes(digests, logits.shape[1], 32):
             mass = torch.softmax(logits[rows].float(), 1).double()
             gain = torch.ones_like(mass)
             planes = words.contiguous().view(torch.uint8).view(*words.shape, 4)
@@ -95,6 +120,11 @@ class Tournament:
                 gain *= step
             out[rows] = (logits[rows].float() + gain.log_().float()).to(logits.dtype)
         return out
+
+    def transform_rows(self, windows: Tensor, logits: Tensor, keys: RowKeys, rows: Tensor | None = None) -> None:
+        from wmcheck.watermark.kernels import compete
+
+        compete(logits, rows, keys, keys.digests(windows), self.layers)
 
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
