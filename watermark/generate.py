@@ -67,9 +67,7 @@ class WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
                 "rows do not match keys", where="WatermarkProcessor", got=f"{count} rows for {len(self._prfs)} keys",
                 expected=f"{each * len(self._prfs)} rows", hint="with beams or several sequences a prompt, say rows_per_key",
             )
-        special = self._special_on(input_ids.device)
-        fresh = fresh_rows(input_ids, scheme.width, special, window_rule=scheme.window_rule).tolist()
-        marked = [row for row in range(count) if fresh[row] and self._prfs[row // each] is not None]
+        marked = self._to_mark(input_ids, [self._prfs[row // each] is not None for row in range(count)])
         if not marked:
             return scores
         keys = self._keys_of(each, scores.device)
@@ -80,6 +78,12 @@ class WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
             return scheme.transform(windows, scores, keys)
         index = torch.tensor(marked, device=scores.device)
         return scores.index_copy(0, index, scheme.transform(windows[index], scores[index], keys))
+
+    def _to_mark(self, input_ids: Tensor, keyed: list[bool]) -> list[int]:
+        """The rows to mark of those that have a key."""
+        scheme, special = self.profile.scheme, self._special_on(input_ids.device)
+        fresh = fresh_rows(input_ids, scheme.width, special, window_rule=scheme.window_rule).tolist()
+        return [row for row, both in enumerate(zip(fresh, keyed, strict=True)) if all(both)]
 
     def _keys_of(self, each: int, device: torch.device) -> RowKeys:
         """Keyed functions of all rows that have one, made once for a shape of batch and a device."""

@@ -15,7 +15,7 @@ SERVING: Registry[Any] = Registry(
     "serving adapter",
     {
         "llama_cpp": "wmcheck.watermark.serving.llama_cpp:WatermarkedLlama",
-        "onnxruntime_genai": "wmcheck.watermark.serving.onnxruntime_genai:generate",
+        "onnxruntime_genai": "wmcheck.watermark.serving.onnxruntime_genai:WatermarkedGenerator",
         "sglang": "wmcheck.watermark.serving.sglang:WatermarkLogitProcessor",
         "transformers": "wmcheck.watermark.serving.transformers:WatermarkConfig",
         "vllm": "wmcheck.watermark.serving.vllm:WatermarkLogitsProcessor",

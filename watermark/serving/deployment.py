@@ -42,7 +42,8 @@ KEPT_TENANTS = 4096
 _TEXT, _TEXTS = (str,), "a list of texts"
 _FIELDS: dict[str, Any] = {
     "schema": _TEXT, "profile": _TEXT, "key": _TEXT, "tenants": _TEXTS, "tenants_file": _TEXT, "epoch": _TEXT, "epochs": _TEXTS,
-    "default_tenant": _TEXT, "unknown_tenant": _TEXT, "opt_out": None, "state": _TEXT, "reasoning": None, "require_heartbeat": None,
+    "default_tenant": _TEXT, "unknown_tenant": _TEXT, "opt_out": None, "state": _TEXT, "reasoning": None,
+    "require_heartbeat": None,
 }
 
 
@@ -93,7 +94,7 @@ class Deployment:
                 return
         raise ProfileError(
             "the profile publishes commitments, and this key is behind none of them", where=self.profile.name,
-            got=f"key {self.key_id}", hint="the wrong key or the wrong profile: compare with 'wmcheck key show' and 'profile show'",
+            got=f"key {self.key_id}", hint="the wrong key or profile: compare with 'wmcheck key show' and 'profile show'",
         )
 
     @classmethod
@@ -176,7 +177,7 @@ def read_serving_file(path: str | Path | None = None) -> tuple[dict[str, Any], P
     """The fields of a serving file and its path, without reading profile or key; see :meth:`Deployment.load`."""
     name = str(path or os.environ.get(VARIABLE, ""))
     if not name:
-        raise ConfigError("no serving file", where=VARIABLE, got="nothing", expected="the path of a serving file (docs/serving.md)")
+        raise ConfigError("no serving file", where=VARIABLE, got="nothing", expected="the path of one (docs/serving.md)")
     file = Path(os.path.expanduser(name))
     try:
         data = tomllib.loads(file.read_text("utf-8"))
@@ -220,7 +221,7 @@ def read_server(path: str | Path | None = None) -> Server:
     data, file = read_serving_file(path)
     required = data.get("require_heartbeat", True)
     if not isinstance(required, bool):
-        raise ConfigError("field 'require_heartbeat' is malformed", where=str(file), got=repr(required)[:60], expected="true or false")
+        raise ConfigError("field 'require_heartbeat' is malformed", where=str(file), expected="true or false")
     return Server(_policy(data, file), _state(data, file), required)
 
 
@@ -240,7 +241,8 @@ def _policy(data: Mapping[str, Any], file: Path) -> Policy:
     unknown, default, opt_out = data.get("unknown_tenant", "refuse"), data.get("default_tenant"), data.get("opt_out", False)
     if unknown not in ("refuse", "default") or (unknown == "default" and default is None):
         raise ConfigError(
-            "field 'unknown_tenant' is malformed", where=where, got=repr(unknown), expected="'refuse', or 'default' with default_tenant"
+            "field 'unknown_tenant' is malformed", where=where, got=repr(unknown),
+            expected="'refuse', or 'default' with default_tenant",
         )
     if not isinstance(opt_out, bool) and not (isinstance(opt_out, list) and all(isinstance(one, str) for one in opt_out)):
         raise ConfigError("field 'opt_out' is malformed", where=where, expected="true, false or a list of tenants")
@@ -255,9 +257,10 @@ def _reasoning(data: Mapping[str, Any], file: Path) -> Reasoning | None:
     given = data.get("reasoning")
     if given is None:
         return None
-    sound = isinstance(given, dict) and set(given) == {"start", "end"} and all(type(one) is int and one >= 0 for one in given.values())
-    if not sound:
+    named = isinstance(given, dict) and set(given) == {"start", "end"}
+    if not (named and all(type(one) is int and one >= 0 for one in given.values())):
         raise ConfigError(
-            "field 'reasoning' is malformed", where=str(file), got=repr(given)[:60], expected="{ start = ID, end = ID }: token ids"
+            "field 'reasoning' is malformed", where=str(file), got=repr(given)[:60], expected="{ start = ID, end = ID }",
+            hint="the token ids that open and close a reasoning section",
         )
     return Reasoning(given["start"], given["end"])

@@ -78,9 +78,11 @@ def serving(path: str | None, *, tokenizer: str | None = None, clock: Callable[[
         return
     profile, policy = deployment.profile, deployment.policy
     yield Finding("profile", OK, f"{profile.scheme_name} {dict(profile.parameters)}")
-    committed = profile.commitments and "behind the profile's commitments" or "the profile publishes no commitment"
-    yield Finding("key", OK if profile.commitments else WARN, f"id {deployment.key_id}, {committed}", "" if profile.commitments else
-                  "wmcheck profile new ... --commit-to SOURCE, before the first text is served")
+    if profile.commitments:
+        yield Finding("key", OK, f"id {deployment.key_id}, behind the profile's commitments")
+    else:
+        yield Finding("key", WARN, f"id {deployment.key_id}, the profile publishes no commitment",
+                      "wmcheck profile new ... --commit-to SOURCE, before the first text is served")
     count = "any name" if policy.tenants is None else f"{len(policy.tenants)} listed"
     yield Finding("tenants", OK, f"{count}; current epoch {policy.current_epoch()!r}; without a tenant: "
                   + ("refused" if policy.default_tenant is None else f"marked as {policy.default_tenant!r}"))
@@ -117,7 +119,7 @@ def _processes(deployment: Deployment, now: float) -> Iterator[Finding]:
     found = [data for _, data in heartbeats(deployment.state) if running(data)]
     if not found:
         yield Finding("engine", FAIL, f"no running process has written into {deployment.state}",
-                      "not started, started without WMCHECK_SERVING, under another user without 'state', or the plug-in is not loaded")
+                      "not started, started without WMCHECK_SERVING, as another user without 'state', or without the plug-in")
     for data in found:
         name = f"process {data.get('pid')} ({data.get('engine')})"
         yield from _process(deployment, data, name, now)
@@ -135,8 +137,8 @@ def _process(deployment: Deployment, data: dict[str, Any], name: str, now: float
     age = now - float(data.get("updated", 0.0))
     if audit.get("silent"):
         yield Finding(name, FAIL, detail + ": marked tokens show no watermark",
-                      "greedy decoding or forced output, a late context, or a sampler that ignores the processor: docs/serving.md")
+                      "greedy or forced output, a late context, or a sampler that ignores the processor: docs/serving.md")
     elif total and not marked and total > tokens.get("opted_out", 0):
-        yield Finding(name, FAIL, detail, "only repeated contexts, greedy or reasoning? docs/serving.md says what each reason means")
+        yield Finding(name, FAIL, detail, "docs/serving.md says what each reason means")
     else:
         yield Finding(name, OK, detail + (f"; last token {age:.0f} s ago" if age > STALE_SECONDS else ""))

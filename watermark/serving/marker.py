@@ -13,7 +13,7 @@ from wmcheck.watermark.rows import RowKeys, mark_rows
 from wmcheck.watermark.serving.counters import Counters
 from wmcheck.watermark.serving.deployment import Deployment
 from wmcheck.watermark.serving.sessions import Sampling, Session, Windows
-from wmcheck.watermark.serving.warping import GREEDY, cut, draw, temperatures
+from wmcheck.watermark.serving.warping import GREEDY, ORDER, cut, draw, temperatures
 
 # The token that was drawn stands this many nats above every other: nothing that an engine does later changes the choice.
 DRAWN = 1e4
@@ -26,10 +26,11 @@ class Marker:
         deployment: profile, key and policy.
         engine: name and version of the engine, for the counters.
         cooled: the logits already have the request's temperature (the engine divides before it calls).
+        order: the order of the engine's cuts (:func:`~wmcheck.watermark.serving.warping.cut`).
     """
 
-    def __init__(self, deployment: Deployment, engine: str, *, cooled: bool = False) -> None:
-        self.deployment, self.cooled = deployment, cooled
+    def __init__(self, deployment: Deployment, engine: str, *, cooled: bool = False, order: Sequence[str] = ORDER) -> None:
+        self.deployment, self.cooled, self.order = deployment, cooled, order
         self.scheme = deployment.profile.scheme
         self.counters = Counters(deployment, engine)
         self._windows = Windows(deployment)
@@ -56,7 +57,8 @@ class Marker:
             self.counters.audit.look(held)
             windows, found = self._windows.of(held)
             if self.scheme.unbiased:
-                found = [why or ("greedy" if one.sampling.temperature < GREEDY else "") for why, one in zip(found, held, strict=True)]
+                cold = ["greedy" if one.sampling.temperature < GREEDY else "" for one in held]
+                found = [why or other for why, other in zip(found, cold, strict=True)]
             kept = [place for place, why in enumerate(found) if not why]
             if kept:
                 chosen, where = [held[place] for place in kept], [keyed[place][0] for place in kept]
@@ -109,7 +111,7 @@ class Marker:
         before = logits[rows]
         part = before if heat is None else before / heat
         if cuts:
-            part = cut(part, sampling)
+            part = cut(part, sampling, order=self.order)
         part = self.scheme.transform(windows, part, keys)
         if cuts and not getattr(self.scheme, "chooses", False):
             # A later cut by top-p would take its share from the marked law; one token cannot be cut.

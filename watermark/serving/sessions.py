@@ -19,7 +19,6 @@ from wmcheck.watermark.serving.deployment import Deployment
 from wmcheck.watermark.serving.policy import Decision
 from wmcheck.watermark.windows import hash64
 
-
 # An engine that takes drafts back and goes on elsewhere changes no more than this many of the last ids.
 LOOKED_BACK = 32
 
@@ -123,7 +122,7 @@ class Windows:
                 expected="the ids of prompt and output",
                 hint="asynchronous scheduling: see docs/serving.md for how this engine must be started",
             )
-        held = self._special[np.minimum(windows, len(self._special) - 1)].any(1)
+        held = np.any(self._special[np.minimum(windows, len(self._special) - 1)], axis=1).tolist()
         codes = hash64(windows).tolist() if self.rule else [0] * len(sessions)
         reasons = []
         for place, session in enumerate(sessions):

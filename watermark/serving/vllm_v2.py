@@ -18,7 +18,7 @@ from wmcheck.watermark.serving.marker import Marker
 from wmcheck.watermark.serving.selftest import OPTED_OUT, PROBE, Step, self_test
 from wmcheck.watermark.serving.sessions import Sampling
 from wmcheck.watermark.serving.vllm_v1 import engine_name, sampling_of
-from wmcheck.watermark.serving.warping import GREEDY
+from wmcheck.watermark.serving.warping import GREEDY, VLLM_ORDER
 from wmcheck.watermark.windows import fresh_rows
 
 # Places outside a history: no token has this id, and no window that holds it is marked.
@@ -37,7 +37,7 @@ class VllmV2:
     """Marks the batch of Model Runner V2, draft rows included."""
 
     def __init__(self, deployment: Deployment, req_states: Any) -> None:
-        self.marker = Marker(deployment, engine_name())
+        self.marker = Marker(deployment, engine_name(), order=VLLM_ORDER)
         self._states, self._slots, self._step = req_states, dict[int, _Slot](), 0
         device = req_states.device
         self._special = torch.tensor([OUTSIDE, *deployment.profile.special_ids], device=device)
@@ -156,7 +156,8 @@ def _open_rows(probe: Deployment, prompt: list[int], outputs: list[list[int]]) -
             ids[row, : len(known)] = torch.tensor(known, dtype=torch.int32)
             lengths[row] = len(known)
         # As in the runner, the newest id is in the inputs of the step and may not be committed yet.
-        states = SimpleNamespace(device=device, all_token_ids=_Tensors(ids.to(device)), total_len=_Tensors(lengths.to(device) - 1))
+        committed = _Tensors(lengths.to(device) - 1)
+        states = SimpleNamespace(device=device, all_token_ids=_Tensors(ids.to(device)), total_len=committed)
         if not made:
             made.append(VllmV2(probe, states))
             for slot, asked in enumerate((PROBE, OPTED_OUT)):
@@ -164,7 +165,8 @@ def _open_rows(probe: Deployment, prompt: list[int], outputs: list[list[int]]) -
         made[0]._states = states
         slots = torch.arange(2, device=device)
         made[0].apply(logits, SimpleNamespace(
-            expanded_idx_mapping=slots, idx_mapping=slots, idx_mapping_np=np.arange(2), expanded_local_pos=torch.zeros_like(slots),
+            expanded_idx_mapping=slots, idx_mapping=slots, idx_mapping_np=np.arange(2),
+            expanded_local_pos=torch.zeros_like(slots),
             input_ids=ids[torch.arange(2), (lengths - 1).long()].to(device), pos=(lengths - 1).to(device),
             seq_lens_upper_bound_np=lengths.numpy(),
         ))

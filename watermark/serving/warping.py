@@ -15,6 +15,8 @@ from wmcheck.watermark.serving.sessions import Sampling
 
 # Temperatures below it are greedy decoding in every engine.
 GREEDY = 1e-5
+# Which cut comes first: transformers and llama.cpp; vLLM. The two differ where a request asks for top-p and min-p.
+ORDER, VLLM_ORDER = ("top_k", "top_p", "min_p"), ("min_p", "top_k", "top_p")
 
 
 def column(values: Sequence[float], like: Tensor) -> Tensor:
@@ -28,36 +30,50 @@ def temperatures(sampling: Sequence[Sampling], like: Tensor) -> Tensor | None:
     return column(values, like) if any(value != 1.0 for value in values) else None
 
 
-def cut(logits: Tensor, sampling: Sequence[Sampling]) -> Tensor:
+def cut(logits: Tensor, sampling: Sequence[Sampling], *, order: Sequence[str] = ORDER) -> Tensor:
     """Logits [b, V] at temperature 1 without what top-k, top-p and min-p exclude (``-inf``).
 
     Ties at the last place of top-k stay; top-p keeps the smallest set of likeliest tokens that has the mass, at least one token.
+
+    Args:
+        logits: floating [b, V].
+        sampling: b settings.
+        order: which cut an engine makes first: the share of top-p is one of the mass that the cuts before it left.
     """
     width = logits.shape[1]
     ks = [one.top_k if 0 < one.top_k < width else width for one in sampling]
     ps, floors = [one.top_p for one in sampling], [one.min_p for one in sampling]
-    if all(k == width for k in ks) and min(ps) >= 1.0 and max(floors) <= 0.0:
+    wanted = {"top_k": min(ks) < width, "top_p": min(ps) < 1.0, "min_p": max(floors) > 0.0}
+    if not any(wanted.values()):
         return logits
-    largest = max(ks)
-    if largest < width:
-        # The candidates of every row are among its `largest` likeliest tokens.
-        ranked, _ = logits.topk(largest, dim=1)
+    if max(ks) < width:
+        # The candidates of every row are among its likeliest tokens.
+        ranked, _ = logits.topk(max(ks), dim=1)
+    elif wanted["top_k"] or wanted["top_p"]:
+        ranked = logits.sort(dim=1, descending=True).values
     else:
-        ranked = logits.sort(dim=1, descending=True).values if min(ps) < 1.0 or min(ks) < width else logits.amax(1, keepdim=True)
+        ranked = logits.amax(1, keepdim=True)
+    # The mass of all tokens, also of those that are not ranked, until a cut leaves fewer.
+    total = logits.float().logsumexp(1, keepdim=True) if wanted["top_p"] else torch.zeros_like(ranked[:, :1])
     limit = torch.full_like(ranked[:, :1], -torch.inf)
-    if min(ks) < width:
-        place = torch.tensor([min(k, ranked.shape[1]) - 1 for k in ks], device=logits.device)[:, None]
-        limit = torch.where(column(ks, logits) < width, ranked.gather(1, place), limit)
+    for step in order:
+        if not wanted[step]:
+            continue
+        if step == "top_k":
+            place = torch.tensor([min(k, ranked.shape[1]) - 1 for k in ks], device=logits.device)[:, None]
+            found, asked = ranked.gather(1, place), column(ks, logits) < width
+        elif step == "min_p":
+            found = ranked[:, :1] + column([max(one, 1e-30) for one in floors], logits).log()
+            asked = column(floors, logits) > 0.0
+        else:
+            mass = (ranked.float() - total).exp()
+            inside = (mass.cumsum(1) - mass < column(ps, logits)).sum(1, keepdim=True).clamp(min=1) - 1
+            found, asked = ranked.gather(1, inside), column(ps, logits) < 1.0
+        limit = torch.where(asked, torch.maximum(limit, found.to(limit.dtype)), limit)
         ranked = ranked.masked_fill(ranked < limit, -torch.inf)
-    if min(ps) < 1.0:
-        # Mass of the candidates that top-k left, or of the whole vocabulary where it left all.
-        mass = ranked.float().softmax(1) if ranked.shape[1] > 1 else ranked
-        before = mass.cumsum(1) - mass
-        inside = (before < column(ps, logits)).sum(1, keepdim=True).clamp(min=1) - 1
-        limit = torch.where(column(ps, logits) < 1.0, torch.maximum(limit, ranked.gather(1, inside)), limit)
-    if max(floors) > 0.0:
-        floor = ranked[:, :1] + column([max(one, 1e-30) for one in floors], logits).log()
-        limit = torch.where(column(floors, logits) > 0.0, torch.maximum(limit, floor.to(limit.dtype)), limit)
+        if wanted["top_p"]:
+            # Rows that this step did not cut keep the mass of all their tokens.
+            total = torch.where(asked, ranked.float().logsumexp(1, keepdim=True), total)
     return logits.masked_fill(logits < limit, -torch.inf)
 
 

@@ -110,7 +110,8 @@ def hook(change):
 
     def open_rows(probe, prompt, outputs):
         marker = Marker(probe, "engine 1")
-        sessions = [Session.open(probe, asked, prompt, out, Sampling()) for asked, out in zip((PROBE, OPTED_OUT), outputs, strict=True)]
+        asked = zip((PROBE, OPTED_OUT), outputs, strict=True)
+        sessions = [Session.open(probe, fields, prompt, output, Sampling()) for fields, output in asked]
 
         def step(logits):
             before = logits.clone()
@@ -133,7 +134,7 @@ def test_the_self_test_passes_a_sound_hook(tmp_path, scheme):
         (lambda before, after: before, "no watermark after"),
         (lambda before, after: after + 1, "a row that opted out was changed"),
         (lambda before, after: torch.cat([after[:1].clamp(min=-50), after[1:]]), "a masked token was allowed"),
-        (lambda before, after: torch.cat([after[:1].roll(1, 1).where(after[:1] > -1e9, after[:1]), after[1:]]), "no watermark after"),
+        (lambda before, after: torch.cat([after[:1].roll(1, 1).where(after[:1] > -1e9, after[:1]), after[1:]]), "no watermark"),
     ],
 )
 def test_the_self_test_stops_a_faulty_one(tmp_path, change, match):

@@ -82,7 +82,8 @@ def test_malformed_require_heartbeat(folder):
 
 def test_files_of_other_kinds(folder):
     path = folder / "serving.toml"
-    for text, match in (("schema = 'wmcheck.serving/2'", "expected wmcheck.serving/1"), (HEAD.replace("key =", "# "), "'key' is missing")):
+    other, keyless = "schema = 'wmcheck.serving/2'", HEAD.replace("key =", "# ")
+    for text, match in ((other, "expected wmcheck.serving/1"), (keyless, "'key' is missing")):
         path.write_text(text, "utf-8")
         with pytest.raises(ConfigError, match=match):
             Deployment.load(path)

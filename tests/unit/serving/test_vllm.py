@@ -139,7 +139,7 @@ def test_placeholders_of_asynchronous_scheduling_stop_the_engine(adapter):
     processor.update_state(BatchUpdate(1, [], [(0, params("a"), [5, 6, 7], output)], []))
     with pytest.raises(ContextError, match="does not know the last token"):
         processor.apply(logits(1))
-    with pytest.raises(ConfigError, match="asynchronous scheduling.*the entry point alone"):
+    with pytest.raises(ConfigError, match=r"asynchronous scheduling.*the entry point alone"):
         started(adapter, ahead=True)
     assert started(adapter, ahead=True, flags=[adapter.NAME]) is not None
 
@@ -229,8 +229,9 @@ class _Slots:
 
     def context(self, drafts=None):
         """The context of a step; ``drafts``: slot -> drafted ids, each a further row of its request."""
-        import numpy as np
         from types import SimpleNamespace
+
+        import numpy as np
 
         slots, places, inputs, local = [], [], [], []
         for slot, ids in self.rows.items():
@@ -312,7 +313,10 @@ def test_no_secret_in_what_it_writes_and_shows(adapter, caplog):
 
 
 def test_importing_the_adapter_needs_vllm():
-    code = "import sys; sys.modules['vllm'] = None\ntry:\n import wmcheck.watermark.serving.vllm\nexcept Exception as e: print(e, e.hint)"
+    code = (
+        "import sys; sys.modules['vllm'] = None\n"
+        "try:\n import wmcheck.watermark.serving.vllm\nexcept Exception as e: print(e, e.hint)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "is not installed" in done.stdout
     assert "pip install vllm" in done.stdout
