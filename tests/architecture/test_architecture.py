@@ -32,7 +32,7 @@ ON_LOGITS = {
     "watermark/prf_torch.py", "watermark/prf_triton.py", "watermark/rows.py",
     *(f"watermark/serving/{name}.py" for name in (
         "llama_cpp", "llama_cpp_processor", "marker", "onnxruntime_genai", "onnxruntime_genai_batch", "selftest",
-        "sglang_plugin", "transformers", "transformers_batching", "vllm_v1", "vllm_v2", "warping",
+        "transformers", "transformers_batching", "vllm_v1", "vllm_v2", "warping",
     )),
 }
 HEAVY = {"torch", "transformers"}

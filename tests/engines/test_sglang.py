@@ -190,7 +190,7 @@ def test_offline_gumbel_with_overlap_chunks_and_retractions(lab):
     texts, error, log = offline(lab, lab.serving("gumbel"), requests, chunked_prefill_size=16, env=env)
     assert error is None, log[-3000:]
     assert "unknown tenant" in texts.pop()
-    assert "retract" in log.lower()
+    assert "#retracted_reqs" in log
     for part, note in ((texts[:4], "T 1"), (texts[4:], "T 0.8, top-p 0.95")):
         rows = [(who, prompt, output) for who, output in zip(OWNERS, part, strict=True)]
         lab.judge(name_of("sglang"), lab.profile("gumbel"), rows, note=f"offline, overlap, chunks, retracted, {note}")
