@@ -132,8 +132,10 @@ def measure(steps: dict[str, Step | str], rounds: int, clock: Callable[[], float
 
 
 def ratio(times: dict[str, list[float]], name: str, base: str) -> float:
-    """Median over rounds of the ratio within a round."""
-    return statistics.median(one / other for one, other in zip(times[name], times[base], strict=False))
+    """Median over rounds of the ratio within a round; of what was run once, its ratio to the median."""
+    if len(times[name]) != len(times[base]):
+        return statistics.median(times[name]) / statistics.median(times[base])
+    return statistics.median(one / other for one, other in zip(times[name], times[base], strict=True))
 
 
 Table = dict[int, tuple[dict[str, Step | str], dict[str, list[float]]]]
@@ -226,7 +228,7 @@ def breakdown(bench: Bench, calls: int) -> list[str]:
 def notes(vocabularies: Sequence[int]) -> list[str]:
     """What the tables do not say."""
     lines = [
-        "- `*`: run once, as it takes seconds.",
+        "- `*`: run once, as it takes seconds; its ratios are to medians.",
         "- `/ sampling` and `/ memory`: against softmax + multinomial, and against one pass over the logits, in the same round.",
         "- vLLM's, SGLang's and MarkLLM EXP's steps choose the token, so nothing is sampled after them; after ours and the "
         "others the engine still samples. `served` is the path of the engine adapters: sessions, temperature, cuts, marks in "

@@ -15,7 +15,12 @@ from wmcheck.watermark.serving.selftest import OPTED_OUT, PROBE, self_test
 from wmcheck.watermark.serving.sessions import Sampling, Session
 
 KEY = SecretKey(bytes((91 * i * i + 7 * i + 3) % 256 for i in range(32)))
-VOCABULARY = 300
+VOCABULARY, ROWS = 300, 32
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
 
 
 def deployment(tmp_path, scheme="gumbel"):
@@ -23,33 +28,33 @@ def deployment(tmp_path, scheme="gumbel"):
 
 
 def run(marker, steps, *, late=False, ignored=False):
-    """An engine of two rows: the processor sees its ids, one token late, or is not listened to."""
+    """An engine of 32 rows: the processor sees its ids, one token late, or is not listened to."""
     generator = torch.Generator().manual_seed(1)
-    true = [[], []]
-    seen = [[], []] if late else true
+    true = [[] for _ in range(ROWS)]
+    seen = [[] for _ in range(ROWS)] if late else true
     sessions = [Session.open(marker.deployment, {"wmcheck_tenant": "a"}, [1, 2, 3, 4, 5], one, Sampling()) for one in seen]
     for _ in range(steps):
-        logits = torch.randn(2, VOCABULARY, generator=generator)
+        logits = torch.randn(ROWS, VOCABULARY, generator=generator)
         marked = logits.clone()
         marker.mark(marked, sessions)
         law = (logits if ignored else marked).softmax(-1)
-        for row in (0, 1):
+        for row, token in enumerate(law.multinomial(1, generator=generator)[:, 0].tolist()):
             if late:
                 seen[row][:] = true[row]
-            true[row].append(int(law[row].multinomial(1, generator=generator)))
+            true[row].append(token)
     return marker.counters
 
 
 @pytest.mark.parametrize("scheme", ["redgreen", "gumbel", "tournament", "reweight"])
 def test_the_audit_sees_the_watermark(tmp_path, scheme):
-    counters = run(Marker(deployment(tmp_path, scheme), "engine 1"), 1200)
+    counters = run(Marker(deployment(tmp_path, scheme), "engine 1"), 100)
     assert counters.audit.scored >= 256
     assert counters.audit.z > 6
     assert not counters.audit.silent
 
 
 def test_the_audit_notices_a_sampler_that_ignores_the_processor(tmp_path, caplog):
-    counters = run(Marker(deployment(tmp_path), "engine 1"), 2400, ignored=True)
+    counters = run(Marker(deployment(tmp_path), "engine 1"), 180, ignored=True)
     assert counters.audit.silent
     assert abs(counters.audit.z) < 4
     assert caplog.text.count("show no watermark") == 1
@@ -58,7 +63,7 @@ def test_the_audit_notices_a_sampler_that_ignores_the_processor(tmp_path, caplog
 
 def test_the_audit_scores_what_the_engine_went_on_with(tmp_path):
     """One token late, as SGLang's overlap scheduler shows it: the tokens do not follow the windows that were marked."""
-    counters = run(Marker(deployment(tmp_path), "engine 1"), 2400, late=True)
+    counters = run(Marker(deployment(tmp_path), "engine 1"), 180, late=True)
     assert counters.audit.silent
 
 
