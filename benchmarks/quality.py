@@ -293,7 +293,7 @@ def freshness(language: LanguageModel, args: argparse.Namespace) -> list[str]:
         f"{args.texts} texts of {args.tokens} tokens. In a loop: the last 48 tokens repeat with a period of at most 16. "
         f"log10 p of the own key, median. The last columns test the same texts under {args.wrong} wrong keys each, nominal 0.01: "
         "with each pair of window and token scored once, as the detector does, and with every occurrence scored, as a plain sum "
-        "would.",
+        "would; unmarked text is tested for `gumbel` h=4.",
         "", "| writer | repeated 4-grams | in a loop | perplexity | log10 p | p <= 0.01, once | p <= 0.01, every occurrence |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -374,9 +374,11 @@ def diversity(language: LanguageModel, args: argparse.Namespace) -> list[str]:
 
 WHY = (
     "Under `gumbel` key and window decide the noise, and the noise alone chooses: the same prompt gives the same text, whatever "
-    "the seed. A wider window sees more of the prompt, so prompts that differ earlier part sooner, but no width helps where the "
-    "whole prompt is the same. An epoch (or tenant) a request does, at the price of one more key to test for each; `tournament` "
-    "and `reweight` leave the sampler a choice, and `redgreen` nearly all of it."
+    "the seed, until a window repeats and the freshness rule leaves a token to the sampler; the narrower the window, the sooner. "
+    "Prompts that end in the same sentence begin with the same noise at every width within that sentence, and part where the "
+    "model's laws differ. An epoch (or tenant) a request restores the diversity of unmarked text, at the price of one more key "
+    "to test for each. `tournament` leaves the sampler a choice, but less than the model has; `reweight` and `redgreen` leave it "
+    "all that can be seen here."
 )
 PARTS = {"law": expected_law, "text": texts, "freshness": freshness, "diversity": diversity}
 

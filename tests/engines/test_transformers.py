@@ -35,6 +35,8 @@ CACHE = {"num_blocks": 512, "page_size": 32, "max_batch_tokens": 512}
 def served(lab):
     """Model, prompts as ids, and the deployment of a scheme."""
     torch.manual_seed(0)
+    # A second thread makes a model of this size several times slower wherever something else runs too.
+    torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(lab.model)
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROMPTS]
     return AutoModelForCausalLM.from_pretrained(lab.model).eval(), ids, lambda scheme: Deployment.load(lab.serving(scheme))
