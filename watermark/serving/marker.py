@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wmcheck.watermark.core.errors import ConfigError
 from wmcheck.watermark.prf import I64, PrfKey
-from wmcheck.watermark.rows import RowKeys, mark_rows
+from wmcheck.watermark.rows import CPU_LANES, RowKeys, mark_rows
 from wmcheck.watermark.serving.counters import Counters
 from wmcheck.watermark.serving.deployment import Deployment
 from wmcheck.watermark.serving.sessions import Sampling, Session, Windows
@@ -80,15 +80,13 @@ class Marker:
             )
 
     def _mark(self, logits: Tensor, sessions: list[Session], windows: I64, rows: list[int]) -> None:
-        device = logits.device
         self.transform(
-            logits, torch.from_numpy(windows).to(device), torch.tensor(rows, device=device),
-            [one.prf for one in sessions if one.prf is not None], [one.sampling for one in sessions],
-            [len(one.prompt) + len(one.output) for one in sessions],
+            logits, torch.from_numpy(windows).to(logits.device), rows, [one.prf for one in sessions if one.prf is not None],
+            [one.sampling for one in sessions], [len(one.prompt) + len(one.output) for one in sessions],
         )
 
     def transform(
-        self, logits: Tensor, windows: Tensor, rows: Tensor, prfs: Sequence[PrfKey], sampling: Sequence[Sampling],
+        self, logits: Tensor, windows: Tensor, rows: Sequence[int], prfs: Sequence[PrfKey], sampling: Sequence[Sampling],
         lengths: Sequence[int], *, keep: Tensor | None = None,
     ) -> None:
         """Mark rows in place, each under its own key and at its own sampling settings.
@@ -96,25 +94,44 @@ class Marker:
         Args:
             logits: floating [B, V].
             windows: int64 [b, h] on the device of ``logits``.
-            rows: int64 [b], their places in the batch.
+            rows: their ``b`` places in the batch; neighbours in order are marked without a copy.
             prfs: b keyed functions.
             sampling: b settings.
             lengths: b lengths of histories; with a request's seed they decide what is drawn.
             keep: bool [b], rows to mark of those given; None marks all.
         """
+        # On a CPU a few rows at a time: they stay in the cache, and what is computed on the way in memory that is used again.
+        step = max(1, CPU_LANES // logits.shape[1]) if logits.device.type == "cpu" else len(rows)
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            kept = None if keep is None else keep[part]
+            self._part(logits, windows[part], rows[part], prfs[part], sampling[part], lengths[part], kept)
+
+    def _part(
+        self, logits: Tensor, windows: Tensor, rows: Sequence[int], prfs: Sequence[PrfKey], sampling: Sequence[Sampling],
+        lengths: Sequence[int], keep: Tensor | None,
+    ) -> None:
         keys = RowKeys(prfs, logits.device)
         heat = None if self.cooled else temperatures(sampling, logits)
         cuts = self.scheme.unbiased and any(one.cuts for one in sampling)
-        if heat is None and not cuts and keep is None:
-            mark_rows(self.scheme, windows, logits, keys, rows)
+        neighbours = list(rows) == list(range(rows[0], rows[0] + len(rows)))
+        place: Tensor | slice = slice(rows[0], rows[-1] + 1) if neighbours else torch.tensor(rows, device=logits.device)
+        before = logits[place]
+        if not cuts and keep is None and (heat is None or logits.dtype == torch.float32):
+            if heat is not None:
+                before.div_(heat)
+            mark_rows(self.scheme, windows, before, keys)
+            if heat is not None:
+                before.mul_(heat)
+            if not neighbours:
+                logits[place] = before
             return
-        before = logits[rows]
         part = before if heat is None else before / heat
         if cuts:
             part = cut(part, sampling, order=self.order)
         part = self.scheme.transform(windows, part, keys)
         if cuts and not getattr(self.scheme, "chooses", False):
             # A later cut by top-p would take its share from the marked law; one token cannot be cut.
-            part = part.scatter(1, draw(part, sampling, lengths)[:, None], DRAWN)
+            part.scatter_(1, draw(part, sampling, lengths)[:, None], DRAWN)
         part = (part if heat is None else part * heat).to(logits.dtype)
-        logits[rows] = part if keep is None else torch.where(keep[:, None], part, before)
+        logits[place] = part if keep is None else torch.where(keep[:, None], part, before)

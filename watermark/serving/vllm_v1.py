@@ -65,7 +65,7 @@ class VllmV1:
                 rows[one] = second
             elif second is not None:
                 self.marker.close(second)
-        self._listed = (list(rows), list(rows.values()))
+        self._listed = (sorted(rows), [rows[row] for row in sorted(rows)])
 
     def _drop(self, row: int) -> None:
         gone = self._sessions.pop(row, None)

@@ -84,7 +84,7 @@ class VllmV2:
             lengths = (ctx.pos[index] + 1).tolist()
         self._count(held, fresh, windows, history, [slots[row] for row in rows], drafted)
         self.marker.transform(
-            logits, windows, index, [one.prf for one in held], [one.sampling for one in held], lengths, keep=fresh
+            logits, windows, rows, [one.prf for one in held], [one.sampling for one in held], lengths, keep=fresh
         )
 
     def _histories(self, ctx: Any, index: Tensor, *, longest: int) -> Tensor:

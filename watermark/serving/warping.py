@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from wmcheck.watermark.listed import finite_lists
 from wmcheck.watermark.serving.sessions import Sampling
 
 # Temperatures below it are greedy decoding in every engine.
@@ -78,14 +81,27 @@ def cut(logits: Tensor, sampling: Sequence[Sampling], *, order: Sequence[str] = 
 
 
 def draw(logits: Tensor, sampling: Sequence[Sampling], lengths: Sequence[int]) -> Tensor:
-    """Logits that leave one token, drawn from the law of each row: int64 [b].
+    """One token drawn from the law of each row: int64 [b].
 
     A request with a seed gives the same tokens again, in whatever batch and after preemption: its noise depends on the seed and
     the length of the history alone. The others draw from torch's own generator.
     """
+    generators = [
+        None if one.seed is None else torch.Generator(device=logits.device).manual_seed((one.seed * 0x9E3779B1 + length) % 2**63)
+        for one, length in zip(sampling, lengths, strict=True)
+    ]
+    if logits.device.type == "cpu":
+        # Noise for the few tokens that are left, and not for the whole vocabulary.
+        return torch.tensor([_drawn(*row) for row in zip(logits, finite_lists(logits), generators, strict=True)])
     noise = torch.empty_like(logits, dtype=torch.float32).exponential_()
-    for row, one in enumerate(sampling):
-        if one.seed is not None:
-            generator = torch.Generator(device=logits.device).manual_seed((one.seed * 0x9E3779B1 + lengths[row]) % 2**63)
+    for row, generator in enumerate(generators):
+        if generator is not None:
             noise[row].exponential_(generator=generator)
     return (logits.float() - noise.log_()).argmax(1)
+
+
+def _drawn(logits: Tensor, listed: NDArray[np.int64] | None, generator: torch.Generator | None) -> int:
+    ids = None if listed is None or not len(listed) else torch.from_numpy(listed)
+    plain = (logits if ids is None else logits[ids]).float()
+    place = int((plain - torch.empty_like(plain).exponential_(generator=generator).log_()).argmax())
+    return place if ids is None else int(ids[place])

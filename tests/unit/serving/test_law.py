@@ -173,13 +173,32 @@ def test_rows_that_the_device_does_not_keep(keep, sampling, tmp_path):
     prfs = [PrfKey.derive(ROOT.tenant(str(row)), marker.scheme.label()) for row in range(4)]
     windows, lengths = torch.arange(16).view(4, 4), [20] * 4
     logits = torch.randn(5, 90, generator=torch.Generator().manual_seed(4))
-    before, alone, rows = logits.clone(), logits.clone(), torch.tensor([4, 0, 3, 1])
+    before, alone, rows = logits.clone(), logits.clone(), [4, 0, 3, 1]
     seeded = [Sampling(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, seed=row) for row in range(4)]
     marker.transform(logits, windows, rows, prfs, seeded, lengths, keep=torch.tensor(keep))
     marker.transform(alone, windows, rows, prfs, seeded, lengths)
-    for place, row in enumerate(rows.tolist()):
+    for place, row in enumerate(rows):
         assert torch.equal(logits[row], alone[row] if keep[place] else before[row])
     assert torch.equal(logits[2], before[2])
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [1, 2, 3, 4], [0, 2, 1, 3], [4, 0, 3, 1], [2]])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7), Sampling(temperature=0.7, top_k=9)])
+@pytest.mark.parametrize("name", ["redgreen", "gumbel"])
+def test_rows_in_any_order_are_marked_as_alone(rows, sampling, name, tmp_path):
+    """Rows that stand side by side are marked without a copy; whoever takes a permutation for them marks under other keys."""
+    marker = marker_of(name, {"width": 4}, tmp_path)
+    prfs = [PrfKey.derive(ROOT.tenant(str(row)), marker.scheme.label()) for row in rows]
+    windows = torch.arange(4 * len(rows)).view(-1, 4)
+    logits = torch.randn(5, 90, generator=torch.Generator().manual_seed(4))
+    together = logits.clone()
+    marker.transform(together, windows, rows, prfs, [sampling] * len(rows), [20] * len(rows))
+    for place, row in enumerate(rows):
+        alone = logits[row : row + 1].clone()
+        marker.transform(alone, windows[place : place + 1], [0], prfs[place : place + 1], [sampling], [20])
+        assert torch.equal(together[row], alone[0])
+    others = [row for row in range(5) if row not in rows]
+    assert torch.equal(together[others], logits[others])
 
 
 @pytest.mark.parametrize(("name", "parameters"), UNBIASED, ids=str)
