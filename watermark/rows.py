@@ -167,10 +167,11 @@ class RowKeys:
             slot = slots[rows]
             lanes.copy_(torch.where(order[slot] < order_of(digests[rows])[:, None], own[slot], lanes))
             return
-        for row, (key, anchor) in enumerate(zip(self.keys[rows], order_of(digests[rows]), strict=True)):
-            order, tokens, lane = _own_tables(key, lanes.shape[1], self.device)
-            winners = int(torch.searchsorted(order, anchor))
-            lanes[row, tokens[:winners]] = lane[:winners]
+        # numpy scatters bytes at a third of torch's time.
+        for held, key, anchor in zip(lanes.numpy(), self.keys[rows], order_of(digests[rows]).numpy(), strict=True):
+            ranked, ids, alone = (table.numpy() for table in _own_tables(key, lanes.shape[1], self.device))
+            winners = ranked.searchsorted(anchor)
+            held[ids[:winners]] = alone[:winners]
 
     def own(self, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
         """(anchor order int64 [k, V], own 8-bit lane uint8 [k, V]) of each token by itself under each of the ``k`` different
