@@ -150,7 +150,7 @@ def test_a_key_that_the_profile_does_not_commit_to_is_tested_with_a_warning(wm, 
         (["chekc", "suspect.jsonl"], "chekc: neither a verb nor a file", "did you mean 'wmcheck check'?"),
         (
             ["fingerprint"], "fingerprint: neither a verb nor a file",
-            "verbs: calibrate, canary, check, cohort, compare, demo, embed, key, power, probe, profile, scan",
+            "verbs: calibrate, canary, check, cohort, compare, demo, doctor, embed, key, power, probe, profile, scan",
         ),
         (["suspect.jsnl"], "suspect.jsnl: no such file", ""),
         (["--verison"], "--verison: no such option", f"did you mean --version or --verbose? {SEE}"),

@@ -62,8 +62,9 @@ def test_the_tree_is_the_one_in_the_docstring():
     drawn = re.findall(r"-- (\w+)", errors.__doc__)
     here = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, WmcheckError)]
     assert sorted(drawn) == sorted(cls.__name__ for cls in here if cls is not WmcheckError)
-    assert [cls for cls in here if WmcheckError not in cls.__bases__] == [WmcheckError, RecordError]
+    assert [cls for cls in here if WmcheckError not in cls.__bases__] == [WmcheckError, RecordError, errors.RequestError]
     assert RecordError.__bases__ == (InputError,)
+    assert errors.RequestError.__bases__ == (errors.ConfigError, ValueError)
 
 
 def test_printable_keeps_letters_and_escapes_what_hides():
