@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from wmcheck.watermark.core.errors import OutputError, ProfileError, TokenizerError
+from wmcheck.watermark.core.errors import ConfigError, OutputError, ProfileError, TokenizerError
 from wmcheck.watermark.keys import SecretKey, TenantKey
 from wmcheck.watermark.prf import PRF_VERSION
 from wmcheck.watermark.scheme import Scheme, make_scheme
@@ -199,6 +199,19 @@ class Profile:
                 "not the tokenizer of the profile", where=tokenizer.source, got=f"digest {tokenizer.digest[:16]}",
                 expected=f"digest {str(needed['digest'])[:16]} ({needed['name']})",
                 hint="pass the deployment's tokenizer with --tokenizer PATH",
+            )
+
+    def check_vocabulary(self, width: int) -> None:
+        """Refuse logits of a model with fewer tokens than the profile's tokenizer.
+
+        Raises:
+            ConfigError: ``width`` logits are too few.
+        """
+        needed = int(self.tokenizer["vocabulary"]) if self.tokenizer else 0
+        if width < needed:
+            raise ConfigError(
+                "the model has a smaller vocabulary than the profile", where=self.name, got=f"{width} logits",
+                expected=f"at least {needed}", hint="the profile of another model? 'wmcheck profile show' names its tokenizer",
             )
 
     def commits_to(self, key: TenantKey, root: SecretKey | TenantKey | None = None) -> str | None:

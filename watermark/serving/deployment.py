@@ -157,12 +157,8 @@ class Deployment:
         """
         if self.profile.tokenizer is None:
             return
-        needed = int(self.profile.tokenizer["vocabulary"])
-        if vocabulary is not None and vocabulary < needed:
-            raise ConfigError(
-                "the model has a smaller vocabulary than the profile", where=self.profile.name, got=f"{vocabulary} logits",
-                expected=f"at least {needed}", hint="the profile of another model? 'wmcheck profile show' names its tokenizer",
-            )
+        if vocabulary is not None:
+            self.profile.check_vocabulary(vocabulary)
         if tokenizer is not None:
             self.profile.check_tokenizer(load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer)
 

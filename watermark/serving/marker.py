@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wmcheck.watermark.core.errors import ConfigError
 from wmcheck.watermark.prf import I64, PrfKey
 from wmcheck.watermark.rows import CPU_LANES, RowKeys, mark_rows
 from wmcheck.watermark.serving.counters import Counters
-from wmcheck.watermark.serving.deployment import Deployment
+from wmcheck.watermark.serving.deployment import Deployment, Reasoning
 from wmcheck.watermark.serving.sessions import Sampling, Session, Windows
 from wmcheck.watermark.serving.warping import GREEDY, ORDER, cut, draw, temperatures
 
@@ -52,7 +51,7 @@ class Marker:
         keyed = [(row, one) for row, one in zip(places, sessions, strict=True) if one.prf is not None]
         reasons = ["opted_out"] * (len(sessions) - len(keyed))
         if keyed:
-            self._check_width(logits)
+            self.deployment.profile.check_vocabulary(logits.shape[1])
             held = [one for _, one in keyed]
             self.counters.audit.look(held)
             windows, found = self._windows.of(held)
@@ -70,14 +69,6 @@ class Marker:
     def close(self, session: Session) -> None:
         """The request is over."""
         self.counters.audit.forget(session)
-
-    def _check_width(self, logits: Tensor) -> None:
-        described = self.deployment.profile.tokenizer
-        if described is not None and logits.shape[1] < int(described["vocabulary"]):
-            raise ConfigError(
-                "the model has a smaller vocabulary than the profile", where=self.deployment.profile.name,
-                got=f"{logits.shape[1]} logits", expected=f"at least {described['vocabulary']}",
-            )
 
     def _mark(self, logits: Tensor, sessions: list[Session], windows: I64, rows: list[int]) -> None:
         self.transform(
@@ -135,3 +126,10 @@ class Marker:
             part.scatter_(1, draw(part, sampling, lengths)[:, None], DRAWN)
         part = (part if heat is None else part * heat).to(logits.dtype)
         logits[place] = part if keep is None else torch.where(keep[:, None], part, before)
+
+
+def inside(history: Tensor, reasoning: Reasoning) -> Tensor:
+    """bool [B]: whether the end of each row of ``history`` int64 [B, L] lies in a reasoning section."""
+    places = torch.arange(1, history.shape[1] + 1, device=history.device)
+    started, ended = ((history == one) * places for one in (reasoning.start, reasoning.end))
+    return started.amax(1) > ended.amax(1)

@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-import torch
 import transformers
 from torch import Tensor
 from transformers import LogitsProcessor
@@ -24,6 +23,7 @@ from wmcheck.watermark.generate import Key, WatermarkProcessor
 from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.serving.counters import Counters
 from wmcheck.watermark.serving.deployment import Deployment
+from wmcheck.watermark.serving.marker import inside
 
 ENGINE = f"transformers {transformers.__version__}"
 TESTED = "transformers 5.23.0 or 5.24.0"
@@ -93,12 +93,7 @@ class WatermarkConfig(BaseWatermarkingConfig):  # type: ignore[misc]
         Raises:
             ConfigError: logits narrower than the profile's vocabulary.
         """
-        described = self._profile.tokenizer
-        if described is not None and vocab_size < int(described["vocabulary"]):
-            raise ConfigError(
-                "the model has a smaller vocabulary than the profile", where=self._profile.name,
-                got=f"{vocab_size} logits", expected=f"at least {described['vocabulary']}",
-            )
+        self._profile.check_vocabulary(vocab_size)
         return MarkingProcessor(self, self._deployment)
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,10 +158,8 @@ class _Rows(WatermarkProcessor):
     def _to_mark(self, input_ids: Tensor, keyed: list[bool]) -> list[int]:
         rows = super()._to_mark(input_ids, keyed)
         if self._reasoning is not None and input_ids.shape[1]:
-            places = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
-            start, end = ((places * (input_ids == one)).amax(1) for one in (self._reasoning.start, self._reasoning.end))
-            inside = (start > end).tolist()
-            rows = [row for row in rows if not inside[row]]
+            reasons = inside(input_ids, self._reasoning).tolist()
+            rows = [row for row in rows if not reasons[row]]
         marked = set(rows)
         self._counters.count(["" if row in marked else "skipped" if own else "opted_out" for row, own in enumerate(keyed)])
         return rows

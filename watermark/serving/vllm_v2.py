@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wmcheck.watermark.prf import PrfKey
 from wmcheck.watermark.serving.deployment import Deployment
-from wmcheck.watermark.serving.marker import Marker
+from wmcheck.watermark.serving.marker import Marker, inside
 from wmcheck.watermark.serving.selftest import OPTED_OUT, PROBE, Step, self_test
 from wmcheck.watermark.serving.sessions import Sampling
 from wmcheck.watermark.serving.vllm_v1 import engine_name, sampling_of
@@ -76,7 +76,7 @@ class VllmV2:
         history = self._histories(ctx, index, longest=int(ctx.seq_lens_upper_bound_np.max()))
         fresh = fresh_rows(history, width, self._special, window_rule=self.marker.scheme.window_rule)
         if self.marker.deployment.reasoning:
-            fresh &= ~self._reasons(history)
+            fresh &= ~inside(history, self.marker.deployment.reasoning)
         windows = history[:, history.shape[1] - width :].clamp(min=0)
         held = [self._slots[slots[row]] for row in rows]
         lengths = [0] * len(rows)
@@ -99,13 +99,6 @@ class VllmV2:
         own = place == ctx.pos[index].long()[:, None]
         found = torch.where((place >= committed) | own, ctx.input_ids[back].long(), found)
         return torch.where(place >= 0, found, OUTSIDE)
-
-    def _reasons(self, history: Tensor) -> Tensor:
-        reasoning = self.marker.deployment.reasoning
-        assert reasoning is not None
-        places = torch.arange(1, history.shape[1] + 1, device=history.device)
-        started, ended = ((history == one).long() * places for one in (reasoning.start, reasoning.end))
-        return started.amax(1) > ended.amax(1)
 
     def _count(
         self, held: list[_Slot], fresh: Tensor, windows: Tensor, history: Tensor, slots: list[int], drafted: bool

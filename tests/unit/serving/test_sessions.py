@@ -100,3 +100,17 @@ def test_reasoning_sections():
     assert [reason == "reasoning" for reason in reasons] == [True, True, True, False, False, True, True, True, False, False]
     again = opened(made, [1, *output[:3]], output[3:6])
     assert windows.of([again])[1] == ["reasoning"], "a template may open the section in the prompt"
+
+
+def test_reasoning_on_tensors_is_that_of_sessions():
+    """Model Runner V2 and `generate` look at whole histories on the device."""
+    import torch
+
+    from wmcheck.watermark.serving.marker import inside
+
+    made = deployment(1, reasoning=Reasoning(start=7, end=8))
+    rows = np.random.default_rng(3).integers(6, 10, (60, 9))
+    found = inside(torch.from_numpy(rows), made.reasoning).tolist()
+    reasons = Windows(made).of([opened(made, row, []) for row in rows.tolist()])[1]
+    assert found == [reason == "reasoning" for reason in reasons]
+    assert 5 < sum(found) < 55
