@@ -22,8 +22,9 @@ import numpy as np
 
 from wmcheck.watermark import Document, Profile, SecretKey, load_tokenizer
 from wmcheck.watermark.bundled import DEFAULT_MODEL
+from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.intervals import clopper_pearson
-from wmcheck.watermark.detect import Candidate, Detector
+from wmcheck.watermark.detect import Detector
 from wmcheck.watermark.scheme import SCHEMES
 
 LEVELS = (1e-2, 1e-3, 1e-4)

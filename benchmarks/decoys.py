@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from wmcheck.watermark import Document, Profile, load_tokenizer
 from wmcheck.watermark.bundled import DEFAULT_MODEL
 from wmcheck.watermark.calibration import Calibrator
+from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.intervals import clopper_pearson
 from wmcheck.watermark.decoys import decoy_keys, decoy_test, extrapolate, log_p_by_key
-from wmcheck.watermark.detect import Candidate
 from wmcheck.watermark.scheme import SCHEMES
 from wmcheck.watermark.templates import corpus_contexts, find_templates, propose_blocklist
 from wmcheck.watermark.windows import make_items

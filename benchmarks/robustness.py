@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wmcheck.watermark import Profile, SecretKey
+from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.statistics import STATISTICS
-from wmcheck.watermark.detect import Candidate, Detector
+from wmcheck.watermark.detect import Detector
 from wmcheck.watermark.embed import STORY_PROMPTS, LanguageModel, Sampling, embed_records, load_model
 from wmcheck.watermark.windows import Document
 

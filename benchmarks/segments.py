@@ -23,13 +23,13 @@ import synthetic
 
 from wmcheck.watermark import Document, Profile, SecretKey, load_tokenizer
 from wmcheck.watermark.bundled import DEFAULT_MODEL
+from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.dyadic import find_dyadic
 from wmcheck.watermark.core.experts import experts
 from wmcheck.watermark.core.intervals import clopper_pearson
 from wmcheck.watermark.core.karlin import walk
 from wmcheck.watermark.core.nulls import BernoulliNull, ExponentialNull, Null, WeightedBernoulliNull
 from wmcheck.watermark.core.segments import CERTIFIED, SHARP, best_interval, find, item_ratios
-from wmcheck.watermark.detect import Candidate
 from wmcheck.watermark.embed import STORY_PROMPTS, Sampling, embed_records, load_model
 from wmcheck.watermark.scan import Scanner, characters
 from wmcheck.watermark.schemes.tournament import layer_weights

@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.synthetic import MU, batches, gumbel_pivots, tournament_scores
 from wmcheck.watermark import Profile, SecretKey
+from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.experts import POWERS, BetaMixture, Expert, GreenShare
 from wmcheck.watermark.core.nulls import BernoulliNull, ExponentialNull, Null, WeightedBernoulliNull
 from wmcheck.watermark.core.sequential import EProcess, item_evidence, null_experts
-from wmcheck.watermark.detect import Candidate
 from wmcheck.watermark.monitor import Monitor
 from wmcheck.watermark.schemes.tournament import layer_weights
 from wmcheck.watermark.windows import Document

@@ -28,8 +28,8 @@ from wmcheck.cli.skipped import Skipped
 if TYPE_CHECKING:
     from wmcheck.cli.calibrated import Found
     from wmcheck.watermark.calibration import Calibration
+    from wmcheck.watermark.candidate import Candidate
     from wmcheck.watermark.core.records import Record
-    from wmcheck.watermark.detect import Candidate
     from wmcheck.watermark.windows import Document
 
 DEFAULT_DECOYS = 999

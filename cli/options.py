@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from wmcheck.watermark.detect import Candidate
+    from wmcheck.watermark.candidate import Candidate
     from wmcheck.watermark.keys import SecretKey, TenantKey
+    from wmcheck.watermark.peer_keys import PeerKey
+    from wmcheck.watermark.profile import Profile
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -109,20 +111,38 @@ def tenant_options(*, multiple: bool) -> Callable[[F], F]:
 
 
 def load_keys(sources: Sequence[str]) -> list[SecretKey | TenantKey]:
-    """The keys behind the sources.
+    """Our keys behind the sources.
 
     Raises:
         ConfigError: no source was given.
     """
-    from wmcheck.watermark.core.errors import ConfigError
     from wmcheck.watermark.keys import load_key
+
+    _need_keys(sources)
+    return [load_key(source) for source in sources]
+
+
+def _need_keys(sources: Sequence[str]) -> None:
+    from wmcheck.watermark.core.errors import ConfigError
 
     if not sources:
         raise ConfigError(
             "no key", where="--key", expected="file:PATH, env:NAME or keyring:SERVICE/NAME",
             hint="give --key, set WMCHECK_KEY, or write key = \"file:lab.wmk\" in wmcheck.toml",
         )
-    return [load_key(source) for source in sources]
+
+
+def _load_any(source: str, profiles: Sequence[Profile]) -> SecretKey | TenantKey | PeerKey:
+    """A key of ours, or a peer's own where a profile is a peer's contract."""
+    from wmcheck.watermark.key_sources import read_source
+    from wmcheck.watermark.keys import PREFIX, load_key, parse_key
+    from wmcheck.watermark.peer_keys import parse_peer_key
+
+    if not any(profile.contract for profile in profiles):
+        return load_key(source)
+    text = read_source(source)
+    ours = PREFIX in text and not all(profile.contract for profile in profiles)
+    return parse_key(text, where=source) if ours else parse_peer_key(text, where=source)
 
 
 def load_candidates(
@@ -130,29 +150,60 @@ def load_candidates(
 ) -> list[Candidate]:
     """Every profile under every key, tenant and epoch that was named, without duplicates.
 
+    A key is tested under the profiles that read keys of its kind: ours, or a peer's own.
+
     Raises:
-        ConfigError: no profile or no key was given.
+        ConfigError: no profile or no key was given, or one that goes with none of the others.
     """
+    from wmcheck.watermark.candidate import Candidate
     from wmcheck.watermark.core.errors import ConfigError
-    from wmcheck.watermark.detect import Candidate
     from wmcheck.watermark.keys import SecretKey
+    from wmcheck.watermark.peer_keys import PeerKey
     from wmcheck.watermark.profile import Profile
+    from wmcheck.watermark.scheme import takes
 
     if not profiles:
         raise ConfigError(
             "no profile", where="--profile", expected="a profile file",
             hint="give --profile, set WMCHECK_PROFILE, or write profile = \"lab.profile.json\" in wmcheck.toml",
         )
-    loaded, found = [Profile.load(path) for path in profiles], {}
-    for key in load_keys(keys):
+    _need_keys(keys)
+    loaded = [Profile.load(path) for path in profiles]
+    read = {source: _load_any(source, loaded) for source in keys}
+    _check_pairs(loaded, read)
+    found = {}
+    for key in read.values():
+        fitting = [profile for profile in loaded if takes(profile.scheme, key)]
+        if isinstance(key, PeerKey):
+            found.update({(profile.name, key.commitment): Candidate.of(profile, key) for profile in fitting})
+            continue
         root = isinstance(key, SecretKey)
         # A tenant's key is that tenant alone: it must be among the named ones, and is tested once.
         for tenant in (tenants if root or key.tenant_name not in tenants else ()) or [""]:
             for epoch in (epochs if root or key.epoch not in epochs else ()) or [""]:
-                for profile in loaded:
+                for profile in fitting:
                     candidate = Candidate.of(profile, key, tenant, epoch)
                     found[profile.name, candidate.key.commitment] = candidate
     return list(found.values())
+
+
+def _check_pairs(profiles: Sequence[Profile], keys: Mapping[str, SecretKey | TenantKey | PeerKey]) -> None:
+    from wmcheck.watermark.core.errors import ConfigError
+    from wmcheck.watermark.peer_keys import PeerKey
+    from wmcheck.watermark.scheme import keyed, takes
+
+    for profile in profiles:
+        if not any(takes(profile.scheme, key) for key in keys.values()):
+            kind = "the peer's own key" if profile.contract else "a wmk1_ key"
+            raise ConfigError("no key for a profile", where=profile.name, expected=kind, hint="give it with --key")
+    for source, key in keys.items():
+        fitting = [profile for profile in profiles if takes(profile.scheme, key)]
+        if not fitting:
+            kind = "a peer's key" if isinstance(key, PeerKey) else "a wmk1_ key"
+            raise ConfigError("no profile for a key", where=source, got=kind, hint="give the profile with --profile")
+        if isinstance(key, PeerKey):
+            for profile in fitting:
+                keyed(profile.scheme, key)
 
 
 def read_secret(source: str, option: str) -> str:

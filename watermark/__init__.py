@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wmcheck.watermark.candidate import Candidate
     from wmcheck.watermark.core.results import Detection, Verdict
-    from wmcheck.watermark.detect import Candidate, Detector, correct, detect_ids
+    from wmcheck.watermark.detect import Detector, correct, detect_ids
     from wmcheck.watermark.generate import WatermarkProcessor, sampling_processors
     from wmcheck.watermark.keys import SecretKey, TenantKey
     from wmcheck.watermark.profile import Profile
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from wmcheck.watermark.windows import Document
 
 _HOMES = {
-    "Candidate": "detect",
+    "Candidate": "candidate",
     "Detection": "core.results",
     "Detector": "detect",
     "Document": "windows",

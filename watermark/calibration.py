@@ -22,13 +22,14 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.errors import ConfigError
 from wmcheck.watermark.core.intervals import clopper_pearson
 from wmcheck.watermark.core.multiplicity import holm
 from wmcheck.watermark.core.results import Detection
 from wmcheck.watermark.core.statistics import Floats
 from wmcheck.watermark.decoys import KeyedSample, KeyedScores, candidates_of, fitting_statistic
-from wmcheck.watermark.detect import Candidate, Detector, correct
+from wmcheck.watermark.detect import Detector, correct
 from wmcheck.watermark.keys import TenantKey
 from wmcheck.watermark.prf import I64
 from wmcheck.watermark.profile import Profile

@@ -33,10 +33,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import genpareto
 
+from wmcheck.watermark.candidate import Batch, Candidate
 from wmcheck.watermark.core.errors import ConfigError
 from wmcheck.watermark.core.results import LOG10
 from wmcheck.watermark.core.statistics import STATISTICS, Floats, ModelTerms, Sample, Statistic
-from wmcheck.watermark.detect import Batch, Candidate, check_fit, check_ids
+from wmcheck.watermark.detect import check_fit, check_ids, check_sums
 from wmcheck.watermark.keys import SECRET_BYTES, TenantKey
 from wmcheck.watermark.prf import I64
 from wmcheck.watermark.profile import Profile
@@ -66,8 +67,12 @@ def decoy_keys(count: int, random_bytes: Callable[[int], bytes] = secrets.token_
 
 
 def candidates_of(profile: Profile, keys: Sequence[TenantKey]) -> list[Candidate]:
-    """One candidate a key."""
-    return [Candidate(profile, key) for key in keys]
+    """One candidate a key; under a peer's contract, keys that are drawn from those."""
+    draw = getattr(profile.scheme, "draw", None)
+    if draw is None:
+        return [Candidate(profile, key) for key in keys]
+    seeds = (int.from_bytes(key.subkey("decoy", profile.scheme_name), "big") for key in keys)
+    return [Candidate(profile, draw(np.random.default_rng(seed))) for seed in seeds]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ class KeyedScores:
     def __init__(self, documents: Sequence[Document], profile: Profile) -> None:
         for document in documents:
             check_ids(document)
+        check_sums(profile, "--decoys")
         self.profile = profile
         self._batch = Batch(documents, profile)
         self._null = profile.scheme.null()

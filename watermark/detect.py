@@ -9,62 +9,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wmcheck.watermark.candidate import Batch, Candidate, is_whole
 from wmcheck.watermark.core.errors import ConfigError, InputError
 from wmcheck.watermark.core.multiplicity import holm
-from wmcheck.watermark.core.results import LOG10, Detection
-from wmcheck.watermark.core.statistics import STATISTICS, Evidence, ExactSum, ModelTerms, Sample, Statistic
-from wmcheck.watermark.keys import SecretKey, TenantKey, as_tenant
-from wmcheck.watermark.law import Law
-from wmcheck.watermark.prf import I64, MAX_TOKEN_ID, PrfKey
+from wmcheck.watermark.core.results import CHOICE, DISTINCT, INDEPENDENCE, LOG10, PRF_ASSUMPTION, PUBLISHED, Detection
+from wmcheck.watermark.core.statistics import STATISTICS, Evidence, ExactSum, Sample, Statistic
+from wmcheck.watermark.keys import SecretKey, TenantKey
+from wmcheck.watermark.peer import Chosen
+from wmcheck.watermark.peer_keys import PeerKey
+from wmcheck.watermark.prf import I64, MAX_TOKEN_ID, U32
 from wmcheck.watermark.profile import Profile
-from wmcheck.watermark.scheme import left_codes
 from wmcheck.watermark.seen import SeenSet
-from wmcheck.watermark.windows import Document, Items, first_occurrences, in_document, make_items
+from wmcheck.watermark.windows import Document
 
 CORPUS = "corpus"
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One hypothesis: this profile under this tenant's key.
-
-    Attributes:
-        profile: the watermark contract.
-        key: the tenant's key.
-        committed: see :meth:`Profile.commits_to`.
-    """
-
-    profile: Profile
-    key: TenantKey
-    committed: str | None = None
-
-    @classmethod
-    def of(cls, profile: Profile, key: SecretKey | TenantKey, tenant: str = "", epoch: str = "") -> Candidate:
-        """The candidate for a tenant of ``key``."""
-        tenant_key = as_tenant(key, tenant, epoch)
-        return cls(profile, tenant_key, profile.commits_to(tenant_key, key))
-
-    @cached_property
-    def prf(self) -> PrfKey:
-        return PrfKey.derive(self.key, self.profile.scheme.label())
-
-    @property
-    def selection(self) -> tuple[object, ...]:
-        """What decides the choice of scored items, apart from the key."""
-        scheme = self.profile.scheme
-        return (scheme.width, scheme.window_rule, scheme.key_free_selection, self.profile.special_ids)
-
-
 @dataclass(slots=True)
 class _Pool:
-    """The corpus test of one candidate: running total over globally distinct items."""
+    """The corpus test of one candidate: running total over globally distinct items, or the items where a sum does not do."""
 
     seen: SeenSet
+    held: list[tuple[U32, I64]] = field(default_factory=list)
     total: float = 0.0
     n: int = 0
     n_repeated: int = 0
@@ -125,14 +95,23 @@ class Detector:
             # Only now, so that a batch which fails half-way leaves no trace in the corpus.
             for candidate, pool, (batch, tested, scores) in zip(self.candidates, self._pools, found, strict=True):
                 fresh = batch.new_to(pool.seen, candidate)
-                pool.total += float(scores[fresh].sum())
+                if scores is not None:
+                    pool.total += float(scores[fresh].sum())
+                elif not is_whole(candidate.profile.scheme):
+                    chosen = batch.chosen(candidate)
+                    pool.held.append((chosen.windows[fresh], chosen.tokens[fresh]))
                 pool.n += int(fresh.sum())
                 pool.n_repeated += int(tested.repeated.sum() + len(fresh) - fresh.sum())
                 pool.n_excluded += int(tested.excluded.sum())
         return [tested for _, tested, _ in found]
 
-    def _test_one(self, candidate: Candidate, batch: Batch) -> tuple[Tested, NDArray[np.float64]]:
+    def _test_one(self, candidate: Candidate, batch: Batch) -> tuple[Tested, NDArray[np.float64] | None]:
+        """The evidence, and the scores where their sum is all that matters."""
         null, items = candidate.profile.scheme.null(), batch.items
+        evaluate = getattr(candidate.profile.scheme, "evaluate", None)
+        if evaluate is not None:
+            evidence: Evidence = evaluate(batch.chosen(candidate), candidate.prf)
+            return Tested(evidence, items.eligible - evidence.n, items.excluded), None
         scores, owner = batch.scores(candidate)
         terms = batch.terms(candidate) if self.statistic.needs_model else None
         evidence = self.statistic.evaluate(Sample(scores, owner, items.documents, null, terms))
@@ -150,7 +129,9 @@ class Detector:
                 candidate, document, where, tokens, self.statistic, total, n, log_p, int(one.repeated[index]),
                 int(one.excluded[index]),
             )
-            log_e = one.evidence.log_e
+            log_e, decoded = one.evidence.log_e, one.evidence.decoded
+            if decoded is not None and n:
+                test = replace(test, decoded=decoded[index])
             found.append(test if log_e is None else replace(test, log10_e=float(log_e[index]) / LOG10))
         return found
 
@@ -158,13 +139,12 @@ class Detector:
         """The corpus test so far, one result a candidate: the exact sum over each distinct item of all documents."""
         found = []
         for candidate, pool in zip(self.candidates, self._pools, strict=True):
-            log_p = candidate.profile.scheme.null().log_sf(np.array([pool.total]), np.array([pool.n]))
-            found.append(
-                self._detection(
-                    candidate, CORPUS, where, tokens, ExactSum(), pool.total, pool.n, float(log_p[0]), pool.n_repeated,
-                    pool.n_excluded,
-                )
+            evidence = _pooled(candidate, pool)
+            test = self._detection(
+                candidate, CORPUS, where, tokens, ExactSum(), float(evidence.totals[0]), int(evidence.n[0]),
+                float(evidence.log_p[0]), pool.n_repeated, pool.n_excluded,
             )
+            found.append(test if evidence.decoded is None else replace(test, decoded=evidence.decoded[0]))
         return found
 
     def _detection(
@@ -177,7 +157,8 @@ class Detector:
             total=total, n_scored=n, n_repeated=repeated, n_excluded=excluded, log10_p=log_p / LOG10,
             log10_p_expected=self._expected(profile, n), null=statistic.describe(profile.scheme.null(), n), key_id=key.id,
             key_commitment=key.commitment, key_committed=candidate.committed, tenant=key.tenant_name, epoch=key.epoch,
-            tokens=tokens,
+            contract=profile.contract, differs=getattr(profile.scheme, "differs", "") or None, tokens=tokens,
+            assumptions=_assumptions(candidate),
         )
 
     def _expected(self, profile: Profile, n: int) -> float:
@@ -191,80 +172,30 @@ class Detector:
         return self._plans[place]
 
 
-@dataclass(slots=True)
-class Batch:
-    """The items of a batch under one selection rule; the key-free part is done once for all keys."""
+def _pooled(candidate: Candidate, pool: _Pool) -> Evidence:
+    """The evidence of the items of all documents together; none where a contract has no pooled test."""
+    scheme = candidate.profile.scheme
+    evaluate, nothing = getattr(scheme, "evaluate", None), np.zeros(1)
+    if evaluate is None:
+        totals, n = np.array([pool.total]), np.array([pool.n])
+        return Evidence(totals, n, scheme.null().log_sf(totals, n))
+    if not pool.held:
+        return Evidence(nothing, nothing.astype(np.int64), nothing)
+    windows, tokens = (np.concatenate(parts) for parts in zip(*pool.held, strict=True))
+    place = np.arange(len(tokens))
+    held = Chosen(windows, tokens, place, np.zeros(len(tokens), np.int64), 1, np.zeros(1, np.int64))
+    found: Evidence = evaluate(held, candidate.prf)
+    return found
 
-    documents: Sequence[Document]
-    profile: Profile
-    items: Items = field(init=False)
-    _kept: I64 | None = None
-    _codes: NDArray[np.uint64] | None = None
-    _fresh: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
-    _law: Law | None = None
 
-    def __post_init__(self) -> None:
-        scheme = self.profile.scheme
-        special = np.asarray(self.profile.special_ids, np.int64)
-        self.items = make_items(self.documents, scheme.width, special, window_rule=scheme.window_rule)
-
-    def _code(self, candidate: Candidate) -> NDArray[np.uint64]:
-        scheme = candidate.profile.scheme
-        if not scheme.key_free_selection:
-            return scheme.codes(self.items.windows, self.items.tokens, candidate.prf)
-        if self._codes is None:
-            # The same codes whatever the scheme: candidates of several schemes share them and the set of seen items.
-            self._codes = left_codes(self.items.windows, self.items.tokens)
-        return self._codes
-
-    def select(self, candidate: Candidate) -> I64:
-        """Indices of the items to score: the first of each (document, effective seed, token), unless the prompt has it."""
-        if not candidate.profile.scheme.key_free_selection:
-            return self._first(self._code(candidate))
-        if self._kept is None:
-            # Distinct windows are distinct pairs already.
-            done = candidate.profile.scheme.window_rule and candidate.profile.scheme.width > 0
-            self._kept = np.flatnonzero(self.items.scored) if done else self._first(self._code(candidate))
-        return self._kept
-
-    def _first(self, codes: NDArray[np.uint64]) -> I64:
-        first = first_occurrences(in_document(codes, self.items.document))
-        return first[self.items.scored[first]]
-
-    def scores(self, candidate: Candidate) -> tuple[NDArray[np.float64], I64]:
-        """Reduced scores of the selected items and the documents they belong to."""
-        kept, items, scheme = self.select(candidate), self.items, candidate.profile.scheme
-        if len(kept) == len(items.tokens):
-            return scheme.null().reduce(scheme.score(items.windows, items.tokens, candidate.prf)), items.document
-        raw = scheme.score(items.windows[kept], items.tokens[kept], candidate.prf)
-        return scheme.null().reduce(raw), items.document[kept]
-
-    def terms(self, candidate: Candidate) -> ModelTerms | None:
-        """What the model's predictions add to the selected items; None without predictions or where the scheme reads none."""
-        scheme = candidate.profile.scheme
-        aided = getattr(scheme, "aided", None)
-        if aided is None or any(document.law is None for document in self.documents):
-            return None
-        if self._law is None:
-            starts = np.cumsum([0] + [len(document.ids) for document in self.documents])[:-1]
-            whole = Law.join([document.law for document in self.documents if document.law is not None])
-            self._law = whole.take(starts[self.items.document] + self.items.place)
-        kept = self.select(candidate)
-        law = self._law.take(kept)
-        found = aided(self.items.windows[kept], self.items.tokens[kept], law, candidate.prf)
-        return ModelTerms(
-            found.log_e, found.experts, found.pivot, law.entropy, 1.0 - law.collision, found.shares, found.graded
-        )
-
-    def new_to(self, seen: SeenSet, candidate: Candidate) -> NDArray[np.bool_]:
-        """Which selected items no document before them had, asked once for all candidates that share ``seen``."""
-        if id(seen) not in self._fresh:
-            self._fresh[id(seen)] = seen.add(self._code(candidate)[self.select(candidate)])
-        return self._fresh[id(seen)]
+def _assumptions(candidate: Candidate) -> tuple[str, ...]:
+    published = (PUBLISHED,) if getattr(candidate.key, "published", False) else ()
+    ideal = getattr(candidate.profile.scheme, "ideal", PRF_ASSUMPTION)
+    return (INDEPENDENCE, CHOICE, ideal, DISTINCT, *published)
 
 
 def detect_ids(
-    ids: Sequence[int] | I64, profile: Profile, key: SecretKey | TenantKey, *, prompt_length: int = 0,
+    ids: Sequence[int] | I64, profile: Profile, key: SecretKey | TenantKey | PeerKey, *, prompt_length: int = 0,
     statistic: str = "sum",
 ) -> Detection:
     """Test one text, given as token ids, for the watermark of ``profile`` under ``key``.
@@ -272,7 +203,7 @@ def detect_ids(
     Args:
         ids: token ids of prompt and output, or of the output alone.
         profile: the watermark contract.
-        key: a tenant's key, or a root key (its tenant ``""`` is tested).
+        key: a tenant's key, or a root key (its tenant ``""`` is tested), or a peer's own key.
         prompt_length: how many of ``ids`` are the prompt; they are context and are never scored.
         statistic: registry name.
 
@@ -302,6 +233,7 @@ def correct(results: Sequence[Detection], *, family: int | None = None) -> list[
 def scan_keys(document: Document, profile: Profile, keys: Sequence[TenantKey]) -> Evidence:
     """Test one document under many keys of one profile; ``Evidence`` has one entry a key, uncorrected."""
     check_ids(document)
+    check_sums(profile, "scan_keys")
     null = profile.scheme.null()
     totals, counts = np.zeros(len(keys)), np.zeros(len(keys), np.int64)
     batch = Batch([document], profile)
@@ -337,12 +269,27 @@ def check_fit(statistic: Statistic, profile: Profile) -> None:
         ConfigError: with the reason.
     """
     reason = statistic.unfit(profile.scheme.null())
+    if hasattr(profile.scheme, "evaluate") and statistic.name != "sum":
+        reason = "it judges a text as a whole"
     if not reason and statistic.needs_model and not hasattr(profile.scheme, "aided"):
         reason = "the scheme has no test that reads a model's predictions"
     if reason:
         raise ConfigError(
             f"the statistic does not suit scheme '{profile.scheme_name}': {reason}", where="--statistic", got=statistic.name,
             hint="--statistic sum suits every scheme",
+        )
+
+
+def check_sums(profile: Profile, where: str) -> None:
+    """Refuse a contract that judges a text as a whole where sums of scores are needed.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if hasattr(profile.scheme, "evaluate"):
+        raise ConfigError(
+            f"'{profile.scheme_name}' judges a text as a whole, and this needs a score for each token", where=where,
+            hint="wmcheck check tests each text under it",
         )
 
 

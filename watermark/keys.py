@@ -33,13 +33,13 @@ MAX_PAYLOAD_BYTES = 1 + SECRET_BYTES + MAX_LABEL_BYTES
 _CHECKSUM_BYTES = 4
 
 # Keys that peers publish in their code, papers or examples: a watermark under one of them proves nothing.
-_SYNTHID_DEFAULTS = (
+SYNTHID_DEFAULTS = (
     654, 400, 836, 123, 340, 443, 597, 160, 57, 29, 590, 639, 13, 715, 468,
     990, 966, 226, 324, 585, 118, 504, 421, 521, 129, 669, 732, 225, 90, 960,
 )
 PUBLIC_DEFAULTS = frozenset((
     0, 1, 42, 123, 1234, 12345, 35317, 15485863, 2971215073, 2**31 - 1, 2**32 - 1, 2**61 - 1, 2**63 - 1, 2**64 - 1,
-    *_SYNTHID_DEFAULTS,
+    *SYNTHID_DEFAULTS,
 ))
 
 

@@ -25,12 +25,13 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.errors import ConfigError
 from wmcheck.watermark.core.multiplicity import holm
 from wmcheck.watermark.core.nulls import Null
 from wmcheck.watermark.core.results import LOG10
 from wmcheck.watermark.core.sequential import EProcess, first_reached, item_evidence, null_experts
-from wmcheck.watermark.detect import Candidate, check_ids
+from wmcheck.watermark.detect import check_ids
 from wmcheck.watermark.law import Law
 from wmcheck.watermark.prf import I64, U32, U64, PrfKey
 from wmcheck.watermark.scheme import left_codes

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from wmcheck.watermark.keys import TenantKey
+from wmcheck.watermark.peer_keys import PeerKey
 
 PRF_VERSION = "aes128-hkdf-sha256/1"
 MAX_TOKEN_ID = 2**31 - 1
@@ -44,7 +45,7 @@ class PrfKey:
         self.cache: dict[object, object] = {}
 
     @classmethod
-    def derive(cls, key: TenantKey, label: str) -> PrfKey:
+    def derive(cls, key: TenantKey | PeerKey, label: str) -> PrfKey:
         """The keyed function of ``key`` for ``label``, e.g. ``"redgreen/left/4"``."""
         return cls(key.subkey(label, "ctx"), key.subkey(label, "tok"))
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from wmcheck.watermark.core.errors import ConfigError, OutputError, ProfileError, TokenizerError
 from wmcheck.watermark.keys import SecretKey, TenantKey
+from wmcheck.watermark.peer_keys import PeerKey
 from wmcheck.watermark.prf import PRF_VERSION
 from wmcheck.watermark.scheme import Scheme, make_scheme
 from wmcheck.watermark.tokenizer import TextTokenizer, wrap_tokenizer
@@ -75,6 +76,12 @@ class Profile:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", self.scheme.parameters())
+        limit, known = getattr(self.scheme, "vocabulary", None), self.tokenizer and int(self.tokenizer["vocabulary"])
+        if limit is not None and known and known > limit:
+            raise ProfileError(
+                "a vocabulary size that cannot be right", where=f"{self.name or self.scheme_name}, vocabulary", got=str(limit),
+                expected=f"at least {known}, the ids of the tokenizer", hint="the width of the model's logits, padding included",
+            )
         if not self.name:
             object.__setattr__(self, "name", self.scheme_name)
 
@@ -82,6 +89,17 @@ class Profile:
     def scheme(self) -> Scheme:
         """The scheme, built once."""
         return make_scheme(self.scheme_name, self.parameters, where=self.name or "profile")
+
+    @property
+    def prf(self) -> str:
+        """The version of the keyed function: ours, or that of the peer's contract."""
+        return str(getattr(self.scheme, "prf", PRF_VERSION))
+
+    @property
+    def contract(self) -> str | None:
+        """Whose watermark it is, in which version; None for our own."""
+        scheme: Any = self.scheme
+        return f"{scheme.project} {scheme.version}" if hasattr(scheme, "project") else None
 
     @cached_property
     def planned_score(self) -> float:
@@ -92,7 +110,7 @@ class Profile:
     def create(
         cls, scheme: str, parameters: Mapping[str, Any] | None = None, *, tokenizer: Any = None,
         special_ids: tuple[int, ...] | None = None, entropy_bits: float = DEFAULT_ENTROPY_BITS,
-        keys: tuple[SecretKey | TenantKey, ...] = (),
+        keys: tuple[SecretKey | TenantKey | PeerKey, ...] = (),
     ) -> Profile:
         """A new profile.
 
@@ -118,7 +136,7 @@ class Profile:
         """The JSON object of the profile file."""
         return {
             "schema": f"{SCHEMA}{VERSION}", "scheme": self.scheme_name, "parameters": dict(self.parameters),
-            "prf": PRF_VERSION, "tokenizer": dict(self.tokenizer) if self.tokenizer else None,
+            "prf": self.prf, "tokenizer": dict(self.tokenizer) if self.tokenizer else None,
             "special_ids": list(self.special_ids), "entropy_bits": self.entropy_bits, "commitments": list(self.commitments),
         }
 
@@ -160,19 +178,20 @@ class Profile:
                 "unknown fields" if unknown else "missing fields", where=where, got=", ".join(sorted(unknown or missing)),
                 expected=", ".join(sorted(_FIELDS)),
             )
-        if data["prf"] != PRF_VERSION:
-            raise ProfileError("unknown keyed function", where=where, got=repr(data["prf"]), expected=PRF_VERSION)
         for name, sound in _SOUND.items():
             if name in data and not sound(data[name]):
                 raise ProfileError(
                     "a field has an impossible value", where=where, got=f"{name} {data[name]!r}"[:80],
                     expected="see docs/formats.md",
                 )
-        return cls(
+        found = cls(
             scheme_name=data["scheme"], parameters=data["parameters"], tokenizer=data.get("tokenizer"),
             special_ids=tuple(data.get("special_ids", ())), commitments=tuple(data.get("commitments", ())),
             entropy_bits=float(data.get("entropy_bits", DEFAULT_ENTROPY_BITS)), name=where,
         )
+        if data["prf"] != found.prf:
+            raise ProfileError("unknown keyed function", where=where, got=repr(data["prf"]), expected=found.prf)
+        return found
 
     def needed_tokenizer(self) -> Mapping[str, Any]:
         """The tokenizer field.
@@ -214,7 +233,7 @@ class Profile:
                 expected=f"at least {needed}", hint="the profile of another model? 'wmcheck profile show' names its tokenizer",
             )
 
-    def commits_to(self, key: TenantKey, root: SecretKey | TenantKey | None = None) -> str | None:
+    def commits_to(self, key: TenantKey | PeerKey, root: SecretKey | TenantKey | None = None) -> str | None:
         """``"tenant"`` if the profile publishes the commitment of ``key``, ``"root"`` if only that of its root, else
         ``"no"``; None if it publishes none."""
         if not self.commitments:

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from wmcheck.watermark.candidate import Batch, Candidate
 from wmcheck.watermark.core.dyadic import find_dyadic
 from wmcheck.watermark.core.errors import ConfigError
 from wmcheck.watermark.core.experts import experts
 from wmcheck.watermark.core.results import LOG10
 from wmcheck.watermark.core.segments import CERTIFIED, RULES, Found, Segment, find
-from wmcheck.watermark.detect import Batch, Candidate, check_ids
+from wmcheck.watermark.detect import check_ids
 from wmcheck.watermark.prf import I64
 from wmcheck.watermark.tokenizer import TextTokenizer
 from wmcheck.watermark.windows import Document

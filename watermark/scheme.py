@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wmcheck.watermark.core.errors import ProfileError
+from wmcheck.watermark.core.errors import KeyFileError, ProfileError
 from wmcheck.watermark.core.nulls import Null
 from wmcheck.watermark.core.registry import Registry
+from wmcheck.watermark.keys import SecretKey, TenantKey
+from wmcheck.watermark.peer import PEERS
+from wmcheck.watermark.peer_keys import PeerKey
 from wmcheck.watermark.prf import I64, U32, U64, PrfKey
 from wmcheck.watermark.windows import hash64, mix64
 
@@ -116,23 +119,45 @@ SCHEMES: Registry[type[Scheme]] = Registry(
 
 
 def make_scheme(name: str, parameters: Mapping[str, Any], *, where: str = "scheme") -> Scheme:
-    """The scheme ``name`` with ``parameters``.
+    """The scheme or peer's contract ``name`` with ``parameters``.
 
     Raises:
         ProfileError: an unknown scheme or parameter, or an impossible value.
     """
-    if not isinstance(name, str) or name not in SCHEMES:
-        raise ProfileError("unknown scheme", where=where, got=repr(name)[:80], expected=", ".join(SCHEMES))
+    if not isinstance(name, str) or (name not in SCHEMES and name not in PEERS):
+        raise ProfileError("unknown scheme", where=where, got=repr(name)[:80], expected=", ".join((*SCHEMES, *PEERS)))
+    known: type[Scheme] = SCHEMES[name] if name in SCHEMES else PEERS[name]  # type: ignore[assignment]
     try:
-        return SCHEMES[name](**parameters)
+        return known(**parameters)
     except ProfileError as error:
         raise ProfileError(
             error.what, where=f"{where}, {error.where}", got=error.got, expected=error.expected, hint=error.hint
         ) from None
     except TypeError as error:
         detail = str(error).split("__init__() got an ")[-1]
-        known = ", ".join(SCHEMES[name](**SCHEMES[name].examples()[0]).parameters())
-        raise ProfileError(f"bad parameters for scheme '{name}'", where=where, got=detail, expected=known) from None
+        names = ", ".join(known(**known.examples()[0]).parameters())
+        raise ProfileError(f"bad parameters for scheme '{name}'", where=where, got=detail, expected=names) from None
+
+
+def keyed(scheme: Scheme, key: TenantKey | PeerKey) -> Any:
+    """The keyed function of ``key`` as ``scheme`` reads it.
+
+    Raises:
+        KeyFileError: a key of another kind than the scheme's.
+    """
+    derive = getattr(scheme, "keyed", None)
+    if isinstance(key, PeerKey) != (derive is not None):
+        raise KeyFileError(
+            f"a key that {scheme.name} cannot take", where="key",
+            got=f"a peer's key, {key.shape}" if isinstance(key, PeerKey) else "a wmcheck key",
+            expected="a wmk1_ key" if derive is None else "the peer's own key",
+        )
+    return PrfKey.derive(key, scheme.label()) if derive is None else derive(key)
+
+
+def takes(scheme: Scheme, key: SecretKey | TenantKey | PeerKey) -> bool:
+    """Whether the scheme reads keys of this kind: ours, or a peer's own."""
+    return isinstance(key, PeerKey) == hasattr(scheme, "keyed")
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:

@@ -10,11 +10,12 @@ from typing import Protocol
 
 import numpy as np
 
+from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.errors import ConfigError, RecordError, TokenizerError
 from wmcheck.watermark.core.records import Record
 from wmcheck.watermark.core.results import LOG10, PREDICTIONS, Detection, Verdict
 from wmcheck.watermark.decoys import DecoyTest, decoy_test
-from wmcheck.watermark.detect import Candidate, Detector, correct
+from wmcheck.watermark.detect import Detector, correct
 from wmcheck.watermark.keys import TenantKey
 from wmcheck.watermark.law import Law
 from wmcheck.watermark.prf import I64, MAX_TOKEN_ID

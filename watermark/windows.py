@@ -44,6 +44,24 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class ContextRule:
+    """What a keyed function reads before the first ids of a text.
+
+    Attributes:
+        own: contexts hold ids of the output alone: no prompt reaches into them.
+        pad: the number that stands where no id is; None where a short context carries no watermark. Contexts of prompt and output
+            are padded where the prompt, and so the beginning of the row, is known.
+    """
+
+    own: bool = False
+    pad: int | None = None
+
+
+# Contexts of our schemes: the last ids of prompt and output, whole.
+WHOLE = ContextRule()
+
+
+@dataclass(frozen=True, slots=True)
 class Items:
     """Scorable (window, token) pairs of a batch of documents, in document and text order.
 
@@ -117,7 +135,9 @@ def first_occurrences(codes: U64) -> I64:
     return np.flatnonzero(first)
 
 
-def make_items(documents: Sequence[Document], width: int, special: I64, *, window_rule: bool) -> Items:
+def make_items(
+    documents: Sequence[Document], width: int, special: I64, *, window_rule: bool, context: ContextRule = WHOLE
+) -> Items:
     """Cut documents into scorable items.
 
     Args:
@@ -125,6 +145,7 @@ def make_items(documents: Sequence[Document], width: int, special: I64, *, windo
         width: h, the number of context ids.
         special: ids that are never scored and never part of a scored window.
         window_rule: drop windows that occurred earlier in the document (the generator did not mark them).
+        context: what stands in the windows of the first ids.
     """
     count = len(documents)
     lengths = np.array([len(document.ids) for document in documents], np.int64)
@@ -133,24 +154,25 @@ def make_items(documents: Sequence[Document], width: int, special: I64, *, windo
     starts = np.cumsum(lengths) - lengths
     owner = np.repeat(np.arange(count), lengths)
     place = np.arange(len(ids)) - starts[owner]
-    narrow = ids.astype(np.uint32)
-    if width:
-        padded = np.concatenate([np.zeros(width, np.uint32), narrow])[: len(narrow) + width - 1]
-        windows = np.lib.stride_tricks.sliding_window_view(padded, width) if len(narrow) else np.zeros((0, width), np.uint32)
-    else:
-        windows = np.zeros((len(narrow), 0), np.uint32)
-    usable = place >= width
+    output = place >= prompts[owner]
+    # Places before a token that its context can reach.
+    reach = np.where(output, place - prompts[owner], place) if context.own else place
+    windows = _windows(ids.astype(np.uint32), width, reach, context.pad)
+    usable = reach >= width
+    if context.pad is not None:
+        usable |= context.own or prompts[owner] > 0
     if len(special):
         marked = np.isin(ids, special)
         running = np.concatenate([[0], np.cumsum(marked)])
         here = np.arange(len(ids))
-        usable &= running[here + 1] == running[np.maximum(here - width, 0)]
-    output = place >= prompts[owner]
+        usable &= running[here + 1] == running[here - np.minimum(reach, width)]
     keep = usable
     if window_rule and width and len(ids):
-        inside = np.flatnonzero(place >= width)
+        inside = np.flatnonzero(usable | (reach >= width))
+        # Where contexts hold the output alone, its generator has not seen what the prompt repeats.
+        group = 2 * owner[inside] + output[inside] if context.own else owner[inside]
         fresh = np.zeros(len(ids), bool)
-        fresh[inside[first_occurrences(in_document(hash64(windows[inside]), owner[inside]))]] = True
+        fresh[inside[first_occurrences(in_document(hash64(windows[inside]), group))]] = True
         keep = usable & fresh
     kept = np.flatnonzero(keep)
     eligible = np.bincount(owner[usable & output], minlength=count)
@@ -158,6 +180,20 @@ def make_items(documents: Sequence[Document], width: int, special: I64, *, windo
         document=owner[kept], place=place[kept], windows=np.ascontiguousarray(windows[kept]), tokens=ids[kept],
         scored=output[kept], documents=count, excluded=np.maximum(lengths - prompts, 0) - eligible, eligible=eligible,
     )
+
+
+def _windows(narrow: U32, width: int, reach: I64, pad: int | None) -> U32:
+    """u32[n, width]: the ids before each place; where ``reach`` ends earlier, ``pad``, or anything where that is None."""
+    if not width or not len(narrow):
+        return np.zeros((len(narrow), width), np.uint32)
+    padded = np.concatenate([np.zeros(width, np.uint32), narrow])[: len(narrow) + width - 1]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, width)
+    if pad is None:
+        return windows
+    short = np.flatnonzero(reach < width)
+    windows = windows.copy()
+    windows[short] = np.where(np.arange(width)[None] < width - reach[short, None], np.uint32(pad), windows[short])
+    return windows
 
 
 def fresh_rows(history: Any, width: int, special: Any, *, window_rule: bool) -> Any:

@@ -12,8 +12,8 @@ import pytest
 from wmcheck.cli import exits
 from wmcheck.cli.sequential import watch
 from wmcheck.watermark import Profile, SecretKey
+from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.errors import ConfigError, InputError
-from wmcheck.watermark.detect import Candidate
 
 KEY = SecretKey(bytes((57 * i * i + 3 * i + 1) % 256 for i in range(32)))
 

@@ -13,10 +13,11 @@ from wmcheck.watermark.calibration import (
     error_rate,
     rank_large,
 )
+from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.errors import ConfigError, InputError
 from wmcheck.watermark.core.intervals import clopper_pearson
 from wmcheck.watermark.decoys import decoy_keys
-from wmcheck.watermark.detect import Candidate, Detector
+from wmcheck.watermark.detect import Detector
 from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.templates import (
     Blocklist,

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.errors import ConfigError, InputError
 from wmcheck.watermark.core.statistics import STATISTICS
 from wmcheck.watermark.decoys import decoy_keys, decoy_test, extrapolate, log_p_by_key, rank
-from wmcheck.watermark.detect import Candidate, Detector, detect_ids
+from wmcheck.watermark.detect import Detector, detect_ids
 from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.scheme import SCHEMES
 from wmcheck.watermark.windows import Document

@@ -13,9 +13,10 @@ import torch
 from scipy.stats import binom
 
 from wmcheck.watermark import Profile, SecretKey
+from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.errors import ConfigError, InputError
 from wmcheck.watermark.core.sequential import EProcess, item_evidence, null_experts
-from wmcheck.watermark.detect import Candidate, Detector
+from wmcheck.watermark.detect import Detector
 from wmcheck.watermark.embed import STORY_PROMPTS, Sampling, embed_records, load_model
 from wmcheck.watermark.law import Aided, Law
 from wmcheck.watermark.live import LiveDocument

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from wmcheck.watermark import Document, Profile, SecretKey, load_tokenizer
+from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.errors import ConfigError, InputError
-from wmcheck.watermark.detect import Candidate
 from wmcheck.watermark.prf import PrfKey
 from wmcheck.watermark.scan import CHUNK, Scanner, characters
 from wmcheck.watermark.scheme import SCHEMES

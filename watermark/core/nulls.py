@@ -111,6 +111,7 @@ class ExponentialNull:
         bound: False where scores are exactly Exp(1). True where they are only stochastically below Exp(1), as with
             uniforms of finitely many bits rounded down: the sum is then stochastically below Gamma(n, 1), whose tail
             is a proven upper bound.
+        excess: scores are stochastically below Exp(1) plus this many nats, as with uniforms rounded up.
 
     References:
         S. Aaronson, "Watermarking of large language models", 2023; M. Shaked and J. Shanthikumar, Stochastic Orders,
@@ -118,6 +119,7 @@ class ExponentialNull:
     """
 
     bound: bool
+    excess: float = 0.0
 
     @property
     def name(self) -> str:
@@ -131,7 +133,7 @@ class ExponentialNull:
 
     def log_sf(self, totals: ArrayLike, n: ArrayLike) -> Floats:
         totals, n = _sums(totals, n)
-        return np.where(n == 0, 0.0, gamma_log_sf(totals, n))
+        return np.where(n == 0, 0.0, gamma_log_sf(np.maximum(totals - n * self.excess, 0.0), n))
 
     def mean(self) -> float:
         return 1.0

@@ -14,6 +14,7 @@ INDEPENDENCE = "the text was made without knowledge of the key, and p is a proba
 CHOICE = "key, tenant, epoch and scheme were fixed without looking at the text, or every one tried is in the family"
 PRF_ASSUMPTION = "AES-128 under HKDF-SHA256 subkeys is a pseudorandom function"
 PREDICTIONS = "the predictions of the next token were made without the key"
+PUBLISHED = "the key is a published default, under which anyone can mark text: p speaks for the watermark, not for who made it"
 DISTINCT = "each distinct (effective seed, token) is scored once, chosen without regard to its score"
 
 
@@ -69,6 +70,9 @@ class Detection:
         key_id: public id of the key, with its ``key_commitment``, ``tenant`` and ``epoch``.
         key_committed: whose commitment the profile publishes: ``tenant`` (this key), ``root`` (its root alone, so that the
             choice of tenant is not committed to) or ``no``; None if it publishes none.
+        contract: whose watermark it is, in which version; None for our own.
+        differs: why the p-value of a peer's own detector is another; None where it is not, or there is none.
+        decoded: what the watermark says, such as a payload: the most likely one, whatever the p-value.
         tokens: ``recorded`` ids or ``re-encoded`` text.
         log10_p_rank: log10 of the rank p-value among the ``decoys`` random keys that were tried beside this one, exact whatever
             the text repeats, never below ``-log10(decoys + 1)``; None without decoys. The verdict does not read it.
@@ -97,6 +101,9 @@ class Detection:
     key_committed: str | None = None
     tenant: str
     epoch: str
+    contract: str | None = None
+    differs: str | None = None
+    decoded: str | None = None
     tokens: str
     predictions: str | None = None
     decoys: int | None = None

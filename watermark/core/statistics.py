@@ -111,12 +111,14 @@ class Evidence:
         n: i64[m] number of items scored.
         log_p: f64[m] natural log of the p-value, exact or a proven upper bound.
         log_e: f64[m] natural log of an e-value, where the statistic has one.
+        decoded: m texts of what the watermark says, such as a payload, the most likely one whatever its p-value.
     """
 
     totals: Floats
     n: NDArray[np.int64]
     log_p: Floats
     log_e: Floats | None = None
+    decoded: tuple[str, ...] | None = None
 
 
 class Statistic(Protocol):
