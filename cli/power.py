@@ -117,6 +117,8 @@ def _profiles(ctx: click.Context, options: Mapping[str, Any]) -> list[Profile]:
             raise ConfigError("unknown scheme", where="--scheme", got=name, expected=", ".join(KNOWN))
     paths = options["profile"] if _given(ctx, "profile") or not names else ()
     loaded = [Profile.load(path) for path in dict.fromkeys(paths)]
+    for profile in loaded:
+        profile.need_own(profile.name)
     return loaded + [Profile.create(name) for name in dict.fromkeys(names or (() if loaded else SCHEMES))]
 
 

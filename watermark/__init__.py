@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from wmcheck.watermark.detect import Detector, correct, detect_ids
     from wmcheck.watermark.generate import WatermarkProcessor, sampling_processors
     from wmcheck.watermark.keys import SecretKey, TenantKey
+    from wmcheck.watermark.peer_keys import PeerKey
     from wmcheck.watermark.profile import Profile
     from wmcheck.watermark.tokenizer import load_tokenizer
     from wmcheck.watermark.windows import Document
@@ -23,6 +24,7 @@ _HOMES = {
     "Detection": "core.results",
     "Detector": "detect",
     "Document": "windows",
+    "PeerKey": "peer_keys",
     "Profile": "profile",
     "SecretKey": "keys",
     "TenantKey": "keys",
@@ -35,8 +37,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "Candidate", "Detection", "Detector", "Document", "Profile", "SecretKey", "TenantKey", "Verdict", "WatermarkProcessor",
-    "correct", "detect_ids", "load_tokenizer", "sampling_processors",
+    "Candidate", "Detection", "Detector", "Document", "PeerKey", "Profile", "SecretKey", "TenantKey", "Verdict",
+    "WatermarkProcessor", "correct", "detect_ids", "load_tokenizer", "sampling_processors",
 ]
 
 

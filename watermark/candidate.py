@@ -119,10 +119,9 @@ class Batch:
         return scheme.null().reduce(raw), items.document[kept]
 
     def terms(self, candidate: Candidate) -> ModelTerms | None:
-        """What the model's predictions add to the selected items; None without predictions or where the scheme reads none."""
+        """What the model's predictions add to the selected items; None without predictions."""
         scheme = candidate.profile.scheme
-        aided = getattr(scheme, "aided", None)
-        if aided is None or any(document.law is None for document in self.documents):
+        if any(document.law is None for document in self.documents):
             return None
         if self._law is None:
             starts = np.cumsum([0] + [len(document.ids) for document in self.documents])[:-1]
@@ -130,6 +129,9 @@ class Batch:
             self._law = whole.take(starts[self.items.document] + self.items.place)
         kept = self.select(candidate)
         law = self._law.take(kept)
+        aided = getattr(scheme, "aided", None)
+        if aided is None:
+            return ModelTerms(np.zeros((len(law), 0)), (), None, law.entropy, 1.0 - law.collision)
         found = aided(self.items.windows[kept], self.items.tokens[kept], law, candidate.prf)
         return ModelTerms(
             found.log_e, found.experts, found.pivot, law.entropy, 1.0 - law.collision, found.shares, found.graded

@@ -152,6 +152,8 @@ class Detector:
         log_p: float, repeated: int, excluded: int,
     ) -> Detection:
         profile, key = candidate.profile, candidate.key
+        if hasattr(profile.scheme, "evaluate"):
+            statistic = ExactSum()
         return Detection(
             document=document, where=where, profile=profile.name, scheme=profile.scheme_name, statistic=statistic.name,
             total=total, n_scored=n, n_repeated=repeated, n_excluded=excluded, log10_p=log_p / LOG10,
@@ -269,9 +271,9 @@ def check_fit(statistic: Statistic, profile: Profile) -> None:
         ConfigError: with the reason.
     """
     reason = statistic.unfit(profile.scheme.null())
-    if hasattr(profile.scheme, "evaluate") and statistic.name != "sum":
+    if hasattr(profile.scheme, "evaluate") and statistic.name not in ("sum", "robust"):
         reason = "it judges a text as a whole"
-    if not reason and statistic.needs_model and not hasattr(profile.scheme, "aided"):
+    if not reason and getattr(statistic, "needs_ratios", False) and not hasattr(profile.scheme, "aided"):
         reason = "the scheme has no test that reads a model's predictions"
     if reason:
         raise ConfigError(

@@ -37,6 +37,7 @@ class WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
     """
 
     def __init__(self, profile: Profile, keys: Key | Sequence[Key], *, rows_per_key: int = 1) -> None:
+        profile.need_own("WatermarkProcessor")
         self.profile = profile
         if keys is None or isinstance(keys, (SecretKey, TenantKey)):
             # One key that was not given as a list serves a batch of any size.

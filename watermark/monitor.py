@@ -31,12 +31,12 @@ from wmcheck.watermark.core.multiplicity import holm
 from wmcheck.watermark.core.nulls import Null
 from wmcheck.watermark.core.results import LOG10
 from wmcheck.watermark.core.sequential import EProcess, first_reached, item_evidence, null_experts
-from wmcheck.watermark.detect import check_ids
+from wmcheck.watermark.detect import check_ids, check_sums
 from wmcheck.watermark.law import Law
 from wmcheck.watermark.prf import I64, U32, U64, PrfKey
 from wmcheck.watermark.scheme import left_codes
 from wmcheck.watermark.seen import SeenSet
-from wmcheck.watermark.windows import Document, Items, first_occurrences, in_document, make_items
+from wmcheck.watermark.windows import WHOLE, Document, Items, first_occurrences, in_document, make_items
 
 Floats = NDArray[np.float64]
 
@@ -347,6 +347,7 @@ class Monitor:
 
 def _track(candidate: Candidate, aided: bool) -> Track:
     scheme = candidate.profile.scheme
+    check_sums(candidate.profile, "--sequential")
     null = scheme.null()
     try:
         bets = null_experts(null)
@@ -366,9 +367,9 @@ def _track(candidate: Candidate, aided: bool) -> Track:
 
 def _cut(documents: Sequence[Document], group: Group) -> tuple[Items, Law | None]:
     """Items of some documents, and the predictions at each of them if a candidate reads any."""
-    profile = group.lead.profile
-    special = np.asarray(profile.special_ids, np.int64)
-    items = make_items(documents, profile.scheme.width, special, window_rule=profile.scheme.window_rule)
+    profile, scheme = group.lead.profile, group.lead.profile.scheme
+    special, context = np.asarray(profile.special_ids, np.int64), getattr(scheme, "context", WHOLE)
+    items = make_items(documents, scheme.width, special, window_rule=scheme.window_rule, context=context)
     laws = [document.law for document in documents]
     if all(law is None for law in laws):
         return items, None

@@ -101,6 +101,18 @@ class Profile:
         scheme: Any = self.scheme
         return f"{scheme.project} {scheme.version}" if hasattr(scheme, "project") else None
 
+    def need_own(self, where: str) -> None:
+        """Refuse a peer's contract where a watermark is embedded or planned: peers' are read.
+
+        Raises:
+            ConfigError: it is one.
+        """
+        if self.contract:
+            raise ConfigError(
+                f"'{self.scheme_name}' is the watermark of {self.contract}, which wmcheck detects and does not embed", where=where,
+                hint="embed with a scheme of ours: wmcheck profile new gumbel",
+            )
+
     @cached_property
     def planned_score(self) -> float:
         """Mean score of an item of watermarked text at ``entropy_bits``: a planning figure."""

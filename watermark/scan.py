@@ -20,7 +20,7 @@ from wmcheck.watermark.core.errors import ConfigError
 from wmcheck.watermark.core.experts import experts
 from wmcheck.watermark.core.results import LOG10
 from wmcheck.watermark.core.segments import CERTIFIED, RULES, Found, Segment, find
-from wmcheck.watermark.detect import check_ids
+from wmcheck.watermark.detect import check_ids, check_sums
 from wmcheck.watermark.prf import I64
 from wmcheck.watermark.tokenizer import TextTokenizer
 from wmcheck.watermark.windows import Document
@@ -119,6 +119,7 @@ class Scanner:
         self._given = family or 0
         self.documents = 0
         for candidate in self.candidates:
+            check_sums(candidate.profile, "scan")
             if method == SEGMENTS and not experts(candidate.profile.scheme.null()):
                 raise ConfigError(
                     "no segments for this scheme: its null law has no experts", where="--method",

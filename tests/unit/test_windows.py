@@ -278,3 +278,35 @@ def test_hashes_use_all_of_an_id():
     codes = hash64(np.arange(65_536).reshape(-1, 1))
     for half in (codes >> np.uint64(32), codes & np.uint64(2**32 - 1)):
         assert len(np.unique(half)) > 65_536 - 10
+
+
+def test_contexts_of_the_output_alone_are_padded_where_it_begins():
+    from wmcheck.watermark.windows import ContextRule
+
+    document = Document(np.array([7, 8, 9, 1, 2, 3]), 3)
+    own = make_items([document], 2, np.zeros(0, np.int64), window_rule=True, context=ContextRule(own=True, pad=99))
+    assert own.windows[own.scored].tolist() == [[99, 99], [99, 1], [1, 2]]
+    assert own.tokens[own.scored].tolist() == [1, 2, 3]
+    assert own.windows[~own.scored].tolist() == [[99, 99], [99, 7], [7, 8]]
+    bare = make_items([document], 2, np.zeros(0, np.int64), window_rule=True, context=ContextRule(own=True))
+    assert bare.windows[bare.scored].tolist() == [[1, 2]]
+    assert bare.excluded.tolist() == [2]
+
+
+def test_short_contexts_count_where_the_beginning_is_known():
+    from wmcheck.watermark.windows import ContextRule
+
+    known, unknown = Document(np.array([7, 1, 2]), 1), Document(np.array([7, 1, 2]))
+    rule = ContextRule(pad=99)
+    items = make_items([known, unknown], 2, np.zeros(0, np.int64), window_rule=True, context=rule)
+    first = items.document == 0
+    assert items.windows[first & items.scored].tolist() == [[99, 7], [7, 1]]
+    assert items.windows[~first].tolist() == [[7, 1]]
+
+
+def test_a_special_id_before_the_output_does_not_reach_into_its_contexts():
+    from wmcheck.watermark.windows import ContextRule
+
+    document = Document(np.array([5, 0, 1, 2, 3]), 2)
+    items = make_items([document], 2, np.array([0]), window_rule=True, context=ContextRule(own=True, pad=99))
+    assert items.tokens[items.scored].tolist() == [1, 2, 3]

@@ -46,6 +46,7 @@ class ModelAided:
 
     name: ClassVar[str] = "aided"
     needs_model: ClassVar[bool] = True
+    needs_ratios: ClassVar[bool] = True
 
     def unfit(self, null: Null) -> str:
         return ""

@@ -111,7 +111,7 @@ class ExponentialNull:
         bound: False where scores are exactly Exp(1). True where they are only stochastically below Exp(1), as with
             uniforms of finitely many bits rounded down: the sum is then stochastically below Gamma(n, 1), whose tail
             is a proven upper bound.
-        excess: scores are stochastically below Exp(1) plus this many nats, as with uniforms rounded up.
+        excess: scores are stochastically below Exp(1) plus this many nats, as with uniforms rounded up; ``reduce`` takes it off.
 
     References:
         S. Aaronson, "Watermarking of large language models", 2023; M. Shaked and J. Shanthikumar, Stochastic Orders,
@@ -129,11 +129,11 @@ class ExponentialNull:
         scores = np.asarray(scores, dtype=np.float64)
         if scores.ndim != 1 or not np.all(np.isfinite(scores)) or np.any(scores < 0):
             raise ValueError("exponential null: scores must be one row of finite numbers, 0 or more")
-        return scores
+        return np.maximum(scores - self.excess, 0.0) if self.excess else scores
 
     def log_sf(self, totals: ArrayLike, n: ArrayLike) -> Floats:
         totals, n = _sums(totals, n)
-        return np.where(n == 0, 0.0, gamma_log_sf(np.maximum(totals - n * self.excess, 0.0), n))
+        return np.where(n == 0, 0.0, gamma_log_sf(totals, n))
 
     def mean(self) -> float:
         return 1.0

@@ -127,6 +127,7 @@ class Statistic(Protocol):
     Attributes:
         name: registry name.
         needs_model: it reads ``Sample.model``.
+        needs_ratios: of that it reads ``log_e``, which not every scheme has; False where a statistic does not say.
     """
 
     name: ClassVar[str]

@@ -73,6 +73,7 @@ class Deployment:
         self, profile: Profile, key: SecretKey | TenantKey, policy: Policy | None = None, *, reasoning: Reasoning | None = None,
         state: Path | None = None,
     ) -> None:
+        profile.need_own(profile.name)
         self.profile, self.policy, self.reasoning = profile, policy or Policy(default_tenant=""), reasoning
         self.state = state or default_state()
         self.key_id = key.id
