@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,11 +19,12 @@ from wmcheck.cli.options import (
     profile_option,
     tenant_options,
 )
-from wmcheck.cli.predictions import Notes, choose_statistic, open_predictor, statistic_options
+from wmcheck.cli.predictions import DEFAULT_STATISTIC, Notes, choose_statistic, open_predictor, statistic_options
 from wmcheck.cli.reading import exit_code, records_of, settle_layout
 from wmcheck.cli.skipped import Skipped
 
 if TYPE_CHECKING:
+    from wmcheck.watermark.candidate import Candidate
     from wmcheck.watermark.core.errors import RecordError
     from wmcheck.watermark.core.records import Record
     from wmcheck.watermark.core.results import Detection
@@ -38,6 +39,8 @@ DEFAULT_ALPHA = 1e-5
 @profile_option(multiple=True)
 @key_option(multiple=True)
 @tenant_options(multiple=True)
+@click.option("--sweep", metavar="FILE",
+              help="Test every contract and key that FILE (TOML) lists, and say which one fits each record.")
 @click.option("--tokenizer", envvar="WMCHECK_TOKENIZER", metavar="PATH",
               help="Tokenizer, if not where the profile says.")
 @click.option("--alpha", type=float, default=DEFAULT_ALPHA, show_default=True, envvar="WMCHECK_ALPHA", callback=check_alpha,
@@ -64,22 +67,40 @@ DEFAULT_ALPHA = 1e-5
 @click.option("--stop", is_flag=True, help="With --sequential: stop at the first detection.")
 @click.option("--state", metavar="FILE", help="With --sequential: go on from FILE, and keep the state there.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
-@click.option("-v", "--verbose", is_flag=True, help="Report every bad record.")
+@click.option("-v", "--verbose", is_flag=True, help="Report every bad record; with --sweep also the time of each candidate.")
 @click.pass_context
 def check(ctx: click.Context, /, paths: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Test the records of PATH... (or - for stdin) for the watermarks of the profiles under the keys.
+
+    Profiles may be those of other projects' watermarks ('wmcheck profile contracts').
 
     Reads jsonl, json, csv, txt and parquet, plain, .gz or .zst. One row a record, the corpus last; every p-value is
     corrected over all records, keys and schemes (Holm).
     """
     settle_layout(ctx, options, as_json=as_json)
+    if options["sweep"]:
+        _refuse_with_sweep(ctx)
     if options["sequential"]:
         return _sequential(ctx, paths, options)
     for name in ("stop", "state"):
         if options[name]:
             raise click.UsageError(f"--{name} belongs to --sequential", ctx)
+    options["fallbacks"] = () if options["statistic"] else (DEFAULT_STATISTIC,)
     options["statistic"] = choose_statistic(ctx, options)
-    return _Run(paths, options).execute()
+    if options["sweep"]:
+        from wmcheck.cli.sweep import SweepRun
+
+        return SweepRun(paths, options).execute()
+    return Run(paths, options).execute()
+
+
+def _refuse_with_sweep(ctx: click.Context) -> None:
+    for name in ("profile", "key", "tenant", "epoch", "sequential", "decoys"):
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            more = "a stream has one list of candidates" if name == "sequential" else "the file names contracts and keys"
+            if name == "decoys":
+                more = "rank one candidate at a time"
+            raise click.UsageError(f"--{name} contradicts --sweep: {more}", ctx)
 
 
 def _sequential(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) -> int:
@@ -91,26 +112,43 @@ def _sequential(ctx: click.Context, paths: tuple[str, ...], options: dict[str, A
     return watch(paths, options)
 
 
-class _Run:
+class Run:
     """One invocation: state that must survive an error or an interrupt in the middle."""
 
-    def __init__(self, paths: tuple[str, ...], options: dict[str, Any]) -> None:
-        from wmcheck.watermark.core.errors import printable
+    screen: Screen
 
+    def __init__(self, paths: tuple[str, ...], options: dict[str, Any]) -> None:
         self.paths, self.options = paths, options
         self.alpha: float = options["alpha"]
         self.statistic: str = options["statistic"]
-        self.candidates = load_candidates(options["profile"], options["key"], options["tenant"], options["epoch"])
-        strange = [candidate for candidate in self.candidates if candidate.committed == "no"]
-        for name in dict.fromkeys(candidate.profile.name for candidate in strange):
-            ids = ", ".join(candidate.key.id for candidate in strange if candidate.profile.name == name)
-            click.echo(f"warning: {printable(name)}: does not commit to key {ids}", err=True)
         self.skipped = Skipped(strict=options["strict"], verbose=options["verbose"])
         self.results: list[Screened] = []
         self.bar: Any = None
         self.notes = Notes(quiet=options["quiet"])
-        self.screen: Screen
         self.model: dict[str, Any] | None = None
+        self.candidates = self.load()
+        warn_uncommitted(self.candidates)
+
+    def load(self) -> list[Candidate]:
+        """What to test."""
+        return load_candidates(
+            self.options["profile"], self.options["key"], self.options["tenant"], self.options["epoch"]
+        )
+
+    def inputs(self) -> tuple[str, ...]:
+        """What the output must not replace."""
+        return (*self.paths, *self.options["profile"], *self.options["key"])
+
+    def make_screen(self, predictor: ModelPredictor | None) -> Screen:
+        """The tests of this run."""
+        from wmcheck.watermark.decoys import decoy_keys
+        from wmcheck.watermark.screen import Screen
+
+        return Screen(
+            self.candidates, tokenizer=self.options["tokenizer"], statistic=self.statistic,
+            fallbacks=self.options["fallbacks"], predictor=predictor,
+            decoys=decoy_keys(self.options["decoys"]) if self.options["decoys"] else (), on_error=self.skipped,
+        )
 
     def execute(self) -> int:
         """Test everything and write the results; the exit code."""
@@ -118,17 +156,10 @@ class _Run:
             return self._execute(predictor)
 
     def _execute(self, predictor: ModelPredictor | None) -> int:
-        from wmcheck.watermark.decoys import decoy_keys
-        from wmcheck.watermark.screen import Screen
-
-        self.screen = Screen(
-            self.candidates, tokenizer=self.options["tokenizer"], statistic=self.statistic, predictor=predictor,
-            decoys=decoy_keys(self.options["decoys"]) if self.options["decoys"] else (), on_error=self.skipped,
-        )
+        self.screen = self.make_screen(predictor)
         if predictor is not None:
             self.model = {"name": predictor.source, **predictor.setup}
-        inputs = (*self.paths, *self.options["profile"], *self.options["key"])
-        with open_output(self.options["output"], inputs) as out:
+        with open_output(self.options["output"], self.inputs()) as out:
             try:
                 self._read(out)
             except BrokenPipeError:
@@ -136,17 +167,19 @@ class _Run:
             except BaseException:
                 # What was computed before the error is written first, marked as incomplete.
                 if self.results:
-                    self._finish(out, complete=False)
+                    self.finish(out, complete=False)
                 self.skipped.summarize(len(self.results))
                 raise
-            verdicts = self._finish(out, complete=True)
+            if not self.results:
+                raise self.skipped.nothing_left(", ".join(self.paths))
+            verdicts = self.finish(out, complete=True)
         if self.screen.unlike:
             click.echo(f"warning: in {self.screen.unlike} records the recorded ids do not spell the text", err=True)
         self.skipped.summarize(len(self.results))
         return exit_code(verdicts, self.options, self.skipped.count)
 
     def _read(self, out: TextIO) -> None:
-        from wmcheck.cli.render import line, record_object
+        from wmcheck.cli.render import line
 
         with ExitStack() as stack:
             if not self.options["quiet"] and sys.stderr.isatty():
@@ -156,9 +189,15 @@ class _Run:
             for one in self.screen.run(self._records()):
                 self.results.append(one)
                 if self.options["layout"] == "jsonl":
-                    out.write(line("record", record_object(one, None)))
+                    out.write(line("record", self.object_of(one)))
                     # Whoever reads the other end of a pipe sees a record when it is tested.
                     out.flush()
+
+    def object_of(self, one: Screened) -> dict[str, Any]:
+        """A record as a line of the JSON-lines format, before the correction."""
+        from wmcheck.cli.render import record_object
+
+        return record_object(one, None)
 
     def _records(self) -> Iterator[Record | RecordError]:
         from wmcheck.watermark.core.statistics import STATISTICS
@@ -170,12 +209,11 @@ class _Run:
         if self.bar is not None:
             self.bar.update(position - self.bar.pos)
 
-    def _finish(self, out: TextIO, *, complete: bool) -> list[str]:
+    def finish(self, out: TextIO, *, complete: bool) -> list[str]:
+        """Correct and write what was found; the verdicts."""
         from wmcheck.cli.render import write_json, write_rows
         from wmcheck.watermark.screen import corrected
 
-        if complete and not self.results:
-            raise self.skipped.nothing_left(", ".join(self.paths))
         skipped = self.skipped.count
         records, corpus = corrected(
             self.results, self.screen.corpus(", ".join(self.paths)), family=self.options["family"]
@@ -183,7 +221,7 @@ class _Run:
         layout = self.options["layout"]
         if layout == "json":
             write_json(
-                out, records, corpus, self.alpha, skipped, configuration=self._configuration(), complete=complete
+                out, records, corpus, self.alpha, skipped, configuration=self.configuration(), complete=complete
             )
         elif layout == "jsonl":
             self._write_verdicts(out, records, corpus, complete=complete)
@@ -203,9 +241,10 @@ class _Run:
         for test in corpus:
             out.write(line("corpus", test.to_dict(self.alpha)))
         counts = summary(records, corpus, self.alpha, self.skipped.count)
-        out.write(line("summary", {"complete": complete, **counts, "configuration": self._configuration()}))
+        out.write(line("summary", {"complete": complete, **counts, "configuration": self.configuration()}))
 
-    def _configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, Any]:
+        """The resolved settings of the run."""
         from wmcheck import __version__
 
         names = (
@@ -214,3 +253,13 @@ class _Run:
         )
         plain = {name: list(v) if isinstance(v := self.options[name], tuple) else v for name in names}
         return {"version": __version__, "paths": list(self.paths), **plain, "model": self.model}
+
+
+def warn_uncommitted(candidates: Sequence[Candidate]) -> None:
+    """Say which profiles publish commitments, and none to the key that is tested."""
+    from wmcheck.watermark.core.errors import printable
+
+    strange = [candidate for candidate in candidates if candidate.committed == "no"]
+    for name in dict.fromkeys(candidate.profile.name for candidate in strange):
+        ids = ", ".join(candidate.key.id for candidate in strange if candidate.profile.name == name)
+        click.echo(f"warning: {printable(name)}: does not commit to key {ids}", err=True)

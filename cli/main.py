@@ -23,6 +23,7 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 
 # Verb -> (module:command, help line). Modules are imported when their verb runs: --help stays fast and without torch.
 VERBS = {
+    "audit-prf": ("wmcheck.cli.audit_prf:audit_prf", "Measured weaknesses of the keyed functions of watermarks, ours included."),
     "calibrate": ("wmcheck.cli.calibrate:calibrate", "Observed against nominal error on your own ordinary text."),
     "canary": ("wmcheck.cli.canary:canary", "Plan, test and size keyed behavioural canaries."),
     "check": ("wmcheck.cli.check:check", "Test records for watermarks (the default verb)."),

@@ -134,13 +134,18 @@ def _need_keys(sources: Sequence[str]) -> None:
 
 def _load_any(source: str, profiles: Sequence[Profile]) -> SecretKey | TenantKey | PeerKey:
     """A key of ours, or a peer's own where a profile is a peer's contract."""
+    from wmcheck.watermark.core.errors import KeyFileError
     from wmcheck.watermark.key_sources import read_source
     from wmcheck.watermark.keys import PREFIX, load_key, parse_key
     from wmcheck.watermark.peer_keys import parse_peer_key
 
     if not any(profile.contract for profile in profiles):
         return load_key(source)
-    text = read_source(source)
+    try:
+        text = read_source(source)
+    except KeyFileError as error:
+        # How to make a key of ours is no help where a peer's is missing.
+        raise KeyFileError(error.what, where=error.where, got=error.got, expected=error.expected) from None
     ours = PREFIX in text and not all(profile.contract for profile in profiles)
     return parse_key(text, where=source) if ours else parse_peer_key(text, where=source)
 
@@ -150,17 +155,17 @@ def load_candidates(
 ) -> list[Candidate]:
     """Every profile under every key, tenant and epoch that was named, without duplicates.
 
-    A key is tested under the profiles that read keys of its kind: ours, or a peer's own.
+    A key is tested under the profiles that read keys of its kind: ours, or a peer's own of a form that its contract takes.
 
     Raises:
         ConfigError: no profile or no key was given, or one that goes with none of the others.
+        KeyFileError: a key that none of the contracts can take.
     """
     from wmcheck.watermark.candidate import Candidate
     from wmcheck.watermark.core.errors import ConfigError
     from wmcheck.watermark.keys import SecretKey
     from wmcheck.watermark.peer_keys import PeerKey
     from wmcheck.watermark.profile import Profile
-    from wmcheck.watermark.scheme import takes
 
     if not profiles:
         raise ConfigError(
@@ -170,10 +175,9 @@ def load_candidates(
     _need_keys(keys)
     loaded = [Profile.load(path) for path in profiles]
     read = {source: _load_any(source, loaded) for source in keys}
-    _check_pairs(loaded, read)
     found = {}
-    for key in read.values():
-        fitting = [profile for profile in loaded if takes(profile.scheme, key)]
+    for source, fitting in _fitting(loaded, read).items():
+        key = read[source]
         if isinstance(key, PeerKey):
             found.update({(profile.name, key.commitment): Candidate.of(profile, key) for profile in fitting})
             continue
@@ -187,23 +191,49 @@ def load_candidates(
     return list(found.values())
 
 
-def _check_pairs(profiles: Sequence[Profile], keys: Mapping[str, SecretKey | TenantKey | PeerKey]) -> None:
+def _fitting(
+    profiles: Sequence[Profile], keys: Mapping[str, SecretKey | TenantKey | PeerKey]
+) -> dict[str, list[Profile]]:
+    """The profiles that can read each key: those of its kind, and of peers those that its form fits.
+
+    Raises:
+        ConfigError: a profile or a key that goes with none of the others.
+        KeyFileError: a peer's key that fits no contract.
+    """
     from wmcheck.watermark.core.errors import ConfigError
     from wmcheck.watermark.peer_keys import PeerKey
-    from wmcheck.watermark.scheme import keyed, takes
+    from wmcheck.watermark.scheme import takes
 
-    for profile in profiles:
-        if not any(takes(profile.scheme, key) for key in keys.values()):
-            kind = "the peer's own key" if profile.contract else "a wmk1_ key"
-            raise ConfigError("no key for a profile", where=profile.name, expected=kind, hint="give it with --key")
+    found = {}
     for source, key in keys.items():
-        fitting = [profile for profile in profiles if takes(profile.scheme, key)]
-        if not fitting:
+        kin = [profile for profile in profiles if takes(profile.scheme, key)]
+        if not kin:
             kind = "a peer's key" if isinstance(key, PeerKey) else "a wmk1_ key"
             raise ConfigError("no profile for a key", where=source, got=kind, hint="give the profile with --profile")
-        if isinstance(key, PeerKey):
-            for profile in fitting:
-                keyed(profile.scheme, key)
+        found[source] = _readers(source, key, kin) if isinstance(key, PeerKey) else kin
+    served = {id(profile) for fitting in found.values() for profile in fitting}
+    for profile in profiles:
+        if id(profile) not in served:
+            kind = "the peer's own key" if profile.contract else "a wmk1_ key"
+            raise ConfigError("no key for a profile", where=profile.name, expected=kind, hint="give it with --key")
+    return found
+
+
+def _readers(source: str, key: PeerKey, profiles: Sequence[Profile]) -> list[Profile]:
+    from wmcheck.watermark.core.errors import KeyFileError
+    from wmcheck.watermark.scheme import keyed
+
+    found, refusal = [], None
+    for profile in profiles:
+        try:
+            keyed(profile.scheme, key)
+        except KeyFileError as error:
+            refusal = refusal or error
+        else:
+            found.append(profile)
+    if not found and refusal is not None:
+        raise KeyFileError(refusal.what, where=source, got=refusal.got, expected=refusal.expected, hint=refusal.hint) from None
+    return found
 
 
 def read_secret(source: str, option: str) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from wmcheck.watermark.core.errors import printable
 from wmcheck.watermark.core.results import Detection, Verdict
 from wmcheck.watermark.core.writers import render_markdown, render_table, write_csv
 from wmcheck.watermark.screen import Screened
@@ -15,19 +16,21 @@ COLUMNS = (
     "record", "verdict", "log10 p", "corrected", "n", "scheme", "key id", "tenant", "committed", "tokens", "null",
 )
 
+# After which column another one may follow, and the field that fills it.
+EXTRA = {
+    "corrected": (("log10 e", "log10_e"),), "n": (("rank log10 p", "decoys"), ("decoded", "decoded")),
+    "scheme": (("contract", "contract"),), "tokens": (("predictions", "predictions"),),
+}
+
 NULL_WIDTH = 64
 
 
 def columns(tests: Sequence[Detection]) -> tuple[str, ...]:
-    """The columns of a table of these tests: e-values where a test has one, the origin of predictions where one read some."""
-    extra = {"corrected": ("log10 e", any(test.log10_e is not None for test in tests)),
-             "n": ("rank log10 p", any(test.decoys is not None for test in tests)),
-             "tokens": ("predictions", any(test.predictions is not None for test in tests))}
+    """The columns of a table of these tests: those of ``EXTRA`` where a test has something to say in them."""
     found: list[str] = []
     for name in COLUMNS:
         found.append(name)
-        if name in extra and extra[name][1]:
-            found.append(extra[name][0])
+        found += [extra for extra, field in EXTRA.get(name, ()) if any(getattr(test, field) is not None for test in tests)]
     return tuple(found)
 
 
@@ -40,6 +43,7 @@ def cells(name: str, verdict: Verdict, test: Detection) -> dict[str, str]:
         "committed": test.key_committed or "-", "tokens": test.tokens, "null": test.null,
         "log10 e": "" if test.log10_e is None else f"{test.log10_e:.2f}", "predictions": test.predictions or "-",
         "rank log10 p": "" if test.log10_p_rank is None else f"{test.log10_p_rank:.2f}",
+        "contract": test.contract or "-", "decoded": test.decoded or "",
     }
 
 
@@ -84,9 +88,27 @@ def write_rows(
     )
     if [row["null"] for row in rows] != whole:
         out.write("Null laws that end in ... stand in full in --format json and csv.\n")
-    tests = [test for one in screened for test in one.tests]
-    if tests:
-        out.write("p-values hold if " + "; ".join(tests[0].assumptions) + ".\n")
+    write_terms(out, [test for one in screened for test in one.tests])
+
+
+def write_terms(out: TextIO, tests: Sequence[Detection]) -> None:
+    """Why peers' own p-values differ, and what ours rest on, once for each contract that needs other words."""
+    differing = {f"{test.scheme} ({test.contract})": test.differs for test in tests if test.differs}
+    for name, reason in differing.items():
+        out.write(f"{printable(name)} differs: {printable(reason)}\n")
+    holders: dict[tuple[str, ...], list[str]] = {}
+    for test in tests:
+        names = holders.setdefault(test.assumptions, [])
+        if test.scheme not in names:
+            names.append(test.scheme)
+    if not holders:
+        return
+    shared = [one for one in next(iter(holders)) if all(one in assumptions for assumptions in holders)]
+    out.write("p-values hold if " + "; ".join(shared) + ".\n")
+    for assumptions, names in holders.items():
+        own = [one for one in assumptions if one not in shared]
+        if own:
+            out.write(f"Those of {', '.join(names)} also take that " + "; ".join(own) + ".\n")
 
 
 def write_json(

@@ -109,7 +109,7 @@ class Profile:
         """
         if self.contract:
             raise ConfigError(
-                f"'{self.scheme_name}' is the watermark of {self.contract}, which wmcheck detects and does not embed", where=where,
+                f"'{self.scheme_name}' is of {self.contract}: wmcheck detects it and does not embed it", where=where,
                 hint="embed with a scheme of ours: wmcheck profile new gumbel",
             )
 

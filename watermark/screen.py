@@ -14,10 +14,12 @@ from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.errors import ConfigError, RecordError, TokenizerError
 from wmcheck.watermark.core.records import Record
 from wmcheck.watermark.core.results import LOG10, PREDICTIONS, Detection, Verdict
+from wmcheck.watermark.core.statistics import STATISTICS
 from wmcheck.watermark.decoys import DecoyTest, decoy_test
-from wmcheck.watermark.detect import Detector, correct
+from wmcheck.watermark.detect import Tested, correct
 from wmcheck.watermark.keys import TenantKey
 from wmcheck.watermark.law import Law
+from wmcheck.watermark.panel import Drop, Panel
 from wmcheck.watermark.prf import I64, MAX_TOKEN_ID
 from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.recorded import Spellings, recorded_law
@@ -82,12 +84,16 @@ class Screen:
         candidates: profiles and keys; all profiles must have the same tokenizer.
         tokenizer: where to load the tokenizer from, if not from where the profile says.
         statistic: registry name.
+        fallbacks: statistics for candidates that ``statistic`` does not suit, the first that does.
         predictor: predicts what a statistic that reads predictions needs; without one it takes the log probabilities that
             records carry.
         decoys: random keys to rank each candidate's key among.
         on_error: called with every record that cannot be tested.
+        on_drop: called with every candidate that cannot be tested; without it that is an error.
+        origin: where the candidates come from, for messages.
 
     Attributes:
+        panel: tests the documents, and keeps the corpus test.
         seconds_encoding: time spent in the tokenizer.
         seconds_predicting: time spent in the predictor.
         seconds_testing: time spent from ids to p-values.
@@ -97,25 +103,29 @@ class Screen:
 
     def __init__(
         self, candidates: Sequence[Candidate], *, tokenizer: str | None = None, statistic: str = "sum",
-        predictor: Predictor | None = None, decoys: Sequence[TenantKey] = (), on_error: Callable[[RecordError], None],
+        fallbacks: Sequence[str] = (), predictor: Predictor | None = None, decoys: Sequence[TenantKey] = (),
+        on_error: Callable[[RecordError], None], on_drop: Drop | None = None, origin: str = "--profile",
     ) -> None:
         digests = {candidate.profile.tokenizer["digest"] for candidate in candidates if candidate.profile.tokenizer}
         if len(digests) > 1:
             raise ConfigError(
-                "profiles with different tokenizers", where="--profile", got=f"{len(digests)} tokenizers", expected="one",
+                "profiles with different tokenizers", where=origin, got=f"{len(digests)} tokenizers", expected="one",
                 hint="run wmcheck once for each tokenizer and correct over the runs",
             )
         self._profile: Profile = next((c.profile for c in candidates if c.profile.tokenizer), candidates[0].profile)
         self._source = tokenizer
         self._tokenizer: TextTokenizer | None = None
-        self._detector = Detector(candidates, statistic=statistic)
-        self._reads = self._detector.statistic.needs_model
+        self.panel = Panel(candidates, statistic=statistic, fallbacks=fallbacks, on_drop=on_drop)
+        self._reads = self.panel.reads
         self._predictor = predictor if self._reads else None
         self._decoys = tuple(decoys)
         self._spellings: Spellings | None = None
         if self._predictor is not None:
             self._predictor.check(self._profile)
         self._on_error = on_error
+        # Elsewhere a candidate that does not know an id of a record drops out.
+        vocabularies = [getattr(one.profile.scheme, "vocabulary", None) for one in candidates] if on_drop is None else []
+        self._limit = min((size for size in vocabularies if size is not None), default=MAX_TOKEN_ID + 1)
         self._sources: set[str] = set()
         self._unloadable = False
         self.unlike = 0
@@ -154,7 +164,7 @@ class Screen:
 
     def corpus(self, where: str) -> list[Detection]:
         """The corpus test of everything seen so far, one result a candidate."""
-        return self._detector.corpus(where, " and ".join(sorted(self._sources)) or RECORDED)
+        return self.panel.corpus(where, " and ".join(sorted(self._sources)) or RECORDED)
 
     def _test(self, records: Sequence[Record]) -> Iterator[Screened]:
         """Results of the records that can be tested, then the report of those that cannot (which may raise)."""
@@ -166,30 +176,40 @@ class Screen:
 
     def _results(self, documents: Sequence[Document], kept: Sequence[Record], sources: Sequence[str]) -> list[Screened]:
         started = time.perf_counter()
-        tested = self._detector.test(documents)
+        tested = self._tested(documents, kept)
         self.tokens_tested += sum(len(document.ids) - document.prompt_length for document in documents)
         self._sources.update(sources)
+        found = self._screened(tested, documents, kept, sources)
+        self.seconds_testing += time.perf_counter() - started
+        return found
+
+    def _tested(self, documents: Sequence[Document], kept: Sequence[Record]) -> list[Tested]:
+        """Evidence of the documents of records, one a candidate."""
+        return self.panel.test(documents)
+
+    def _screened(
+        self, tested: Sequence[Tested], documents: Sequence[Document], kept: Sequence[Record], sources: Sequence[str]
+    ) -> list[Screened]:
         ranks = self._ranks(documents)
         found = []
         for i, (record, source) in enumerate(zip(kept, sources, strict=True)):
-            tests = self._detector.detections(tested, i, document=record.id, where=record.where, tokens=source)
+            tests = self.panel.detections(tested, i, document=record.id, where=record.where, tokens=source)
             marked = [self._marked(test) for test in tests]
             if ranks:
                 marked = [_ranked(test, row[i]) for test, row in zip(marked, ranks, strict=True)]
             found.append(Screened(record.id, record.where, tuple(marked)))
-        self.seconds_testing += time.perf_counter() - started
         return found
 
     def _ranks(self, documents: Sequence[Document]) -> list[list[DecoyTest]]:
         """One list a candidate, one result a document; empty without decoys."""
         if not self._decoys:
             return []
-        name = self._detector.statistic.name
-        return [decoy_test(documents, one, self._decoys, statistic=name) for one in self._detector.candidates]
+        pairs = zip(self.panel.candidates, self.panel.statistics, strict=True)
+        return [decoy_test(documents, one, self._decoys, statistic=name) for one, name in pairs]
 
     def _marked(self, test: Detection) -> Detection:
         """A result with the origin of the predictions it read, and what that adds to its assumptions."""
-        if not self._reads:
+        if not STATISTICS[test.statistic].needs_model:
             return test
         origin = LOGGED if self._predictor is None else COMPUTED
         return replace(test, predictions=origin, assumptions=(*test.assumptions, PREDICTIONS))
@@ -291,7 +311,7 @@ class Screen:
 
     def _check_range(self, record: Record, output: I64, prompt: I64) -> None:
         described = self._profile.tokenizer
-        limit = int(described["vocabulary"]) if described else MAX_TOKEN_ID + 1
+        limit = min(int(described["vocabulary"]) if described else MAX_TOKEN_ID + 1, self._limit)
         if self._predictor is not None:
             limit = min(limit, self._predictor.vocabulary)
         for ids in (output, prompt):

@@ -15,6 +15,8 @@ from wmcheck.watermark.tokenizer import load_tokenizer
 
 sys.path.append(str(Path(__file__).parent))
 
+from peers_lab import RoundTrips, generate  # noqa: E402
+
 TENANTS = ("acct-17", "acct-91", "acct-44")
 # Parameters for a model of 2.4 bits a token and texts of 100 to 200 tokens.
 PARAMETERS = {"redgreen": {"width": 2, "delta": 3.0}, "gumbel": {}, "tournament": {}, "reweight": {}}
@@ -101,3 +103,26 @@ def lab(tmp_path_factory):
     if log:
         with open(log, "a", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in made.lines)
+
+
+@pytest.fixture(scope="session")
+def trips():
+    """The table of round trips with other projects."""
+    made = RoundTrips()
+    yield made
+    made.write()
+
+
+@pytest.fixture(scope="session")
+def model():
+    """The bundled model in transformers."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    # A second thread makes a model of this size several times slower wherever something else runs too.
+    torch.set_num_threads(1)
+    return transformers.AutoModelForCausalLM.from_pretrained(str(bundled_path("bundled:stories2m"))).eval()
+
+
+@pytest.fixture(scope="session")
+def ordinary(model):
+    """Twenty continuations that transformers samples without a watermark."""
+    return generate(model, seed=4242)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -26,7 +27,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._loaded: dict[str, T] = {}
 
     def _all(self) -> dict[str, str]:
-        return {point.name: point.value for point in entry_points(group=self._group)} | self._entries
+        return _installed(self._group) | self._entries
 
     def __getitem__(self, name: str) -> T:
         if name not in self._loaded:
@@ -40,3 +41,9 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._all())
+
+
+@lru_cache(maxsize=32)
+def _installed(group: str) -> dict[str, str]:
+    """Entry points of a group; reading the metadata of all distributions takes milliseconds."""
+    return {point.name: point.value for point in entry_points(group=group)}
