@@ -55,10 +55,12 @@ def interval(hits: int, count: int) -> str:
     return f"{hits / count:.2e} [{low:.1e}, {high:.1e}]"
 
 
-def cases(names: list[str]) -> list[tuple[str, dict[str, object]]]:
-    """Schemes, or peers' contracts, with the parameters of their examples."""
-    known = ChainMap(SCHEMES, PEERS)
-    return [(name, parameters) for name in names for parameters in known[name].examples()]
+def cases(names: list[str], most: int | None) -> Iterator[tuple[str, dict[str, object]]]:
+    """Schemes, or peers' contracts, with the parameters of their first examples and the vocabulary of the text."""
+    known, vocabulary = ChainMap(SCHEMES, PEERS), load_tokenizer(DEFAULT_MODEL).vocabulary
+    for name in names:
+        for parameters in known[name].examples()[:most]:
+            yield name, parameters | ({"vocabulary": vocabulary} if "vocabulary" in parameters else {})
 
 
 def log_p_of(profile: Profile, windows: list[np.ndarray], root: SecretKey, keys: int) -> np.ndarray:
@@ -81,6 +83,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=100_000)
     parser.add_argument("--peers", action="store_true", help="peers' contracts in place of our schemes")
     parser.add_argument("--only", nargs="*", help="names of schemes or contracts")
+    parser.add_argument("--most", type=int, help="at most this many examples of each [default: all]")
     parser.add_argument("--keys", type=int, help="at most this many keys, each for as many windows [default: one a window]")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -95,12 +98,13 @@ def main() -> None:
     keys = args.keys or len(windows)
     told = "a fresh key for each window" if keys >= len(windows) else f"{keys} fresh keys, each for as many windows"
     flags = f"{' --peers' if args.peers else ''}{' --only ' + ' '.join(args.only) if args.only else ''}"
+    flags += f" --most {args.most}" if args.most else ""
     flags += f" --keys {keys}" if args.keys else ""
     lines = [
         f"`python benchmarks/calibration.py --text DIR --length {args.length} --windows {len(windows)}{flags}`: {told}.",
         "", f"| scheme | text | windows | {head} | least log10 p |", "|---|---|---|" + "---|" * (len(LEVELS) + 1),
     ]
-    for scheme, parameters in cases(args.only or list(PEERS if args.peers else SCHEMES)):
+    for scheme, parameters in cases(args.only or list(PEERS if args.peers else SCHEMES), args.most):
         started = time.time()
         log_p = log_p_of(Profile.create(scheme, parameters), ids, root, keys)
         shown = ", ".join(f"{name}={value}" for name, value in parameters.items())
@@ -110,12 +114,12 @@ def main() -> None:
             cells = " | ".join(interval(hit, len(part)) for hit in hits)
             lines.append(f"| {scheme} {shown} | {name} | {len(part)} | {cells} | {part.min() / math.log(10):.2f} |")
         print(f"{scheme} {shown}: {time.time() - started:.0f} s", lines[-1], file=sys.stderr, flush=True)
-    text = "\n".join(lines) + "\n"
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text)
-    else:
-        print(text)
+        if args.out:
+            # After each case, so that a run which is stopped leaves what it has measured.
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text("\n".join(lines) + "\n")
+    if not args.out:
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":

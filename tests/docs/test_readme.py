@@ -60,6 +60,30 @@ def test_commands_of_the_readme_run_in_order(made):
     assert tested.stdout.count("INSUFFICIENT") >= 6
 
 
+def test_reading_of_peers_runs(made):
+    (made / "vllm.key").write_text("123456789123456789\n")
+    config = {"watermarking_config": {"greenlist_ratio": 0.25, "bias": 2.0, "hashing_key": 987654321, "seeding_scheme": "lefthash"}}
+    (made / "generation_config.json").write_text(json.dumps(config))
+    (made / "peers.toml").write_text(
+        'schema = "wmcheck.sweep/1"\ntokenizer = "model"\n'
+        '[[candidate]]\ncontract = "vllm-gumbel"\nkey = "file:vllm.key"\n[[candidate]]\nprofile = "kgw.json"\nkey = "file:kgw.key"\n'
+    )
+    (found,) = [text for text in blocks("sh") if "--sweep" in text]
+    done = shell(made, found)
+    assert done.returncode == 0, done.stderr
+    assert "transformers 5.23.0" in done.stdout
+    assert (made / "kgw.key").read_text().strip().endswith("987654321")
+
+
+def test_every_contract_is_documented():
+    from wmcheck.watermark.peer import PEERS
+
+    text = (ROOT / "docs" / "peers.md").read_text("utf-8")
+    assert {name for name in PEERS if f"`{name}`" not in text} == set()
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / "docs" / target).exists(), target
+
+
 def test_python_of_the_readme_runs(made):
     import torch
 

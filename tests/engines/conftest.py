@@ -15,7 +15,7 @@ from wmcheck.watermark.tokenizer import load_tokenizer
 
 sys.path.append(str(Path(__file__).parent))
 
-from peers_lab import RoundTrips, generate  # noqa: E402
+from peers_lab import RoundTrips, generate
 
 TENANTS = ("acct-17", "acct-91", "acct-44")
 # Parameters for a model of 2.4 bits a token and texts of 100 to 200 tokens.

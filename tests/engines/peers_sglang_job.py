@@ -1,4 +1,4 @@
-"""One offline SGLang engine with its own watermark on a CPU: only its check of the device, which knows CUDA alone, is left out."""
+"""One offline SGLang engine with its own watermark on a CPU: its check of the device, which knows CUDA alone, is left out."""
 
 import sglang_job
 from sglang.srt.arg_groups import validation_hook

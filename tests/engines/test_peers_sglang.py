@@ -62,7 +62,7 @@ def test_round_trip(trips, dual):
     for prompt, output in marked + ordinary:
         for known in ([], prompt):
             counts = theirs.detect_tokens(output, prompt_token_ids=known).combined
-            found = contract.detect(output, known, special_ids=())
+            found = contract.detect(output, known, plain=True)
             if known:
                 # A context of the prompt that the output repeats is marked by SGLang, and not counted by us.
                 assert found.n_scored <= counts.num_contexts

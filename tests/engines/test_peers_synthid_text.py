@@ -1,4 +1,4 @@
-"""synthid-text of PyPI generates; its release 0.2.1 has the keyed function that transformers has, and not that of its repository."""
+"""synthid-text of PyPI generates: release 0.2.1 has the keyed function of transformers, and not that of its repository."""
 
 import numpy as np
 import pytest
@@ -49,10 +49,12 @@ def agree(made, contract, texts):
     """Our bits are its g values, and both of its means follow from our selection and bits."""
     detector = pytest.importorskip("synthid_text.detector_mean")
     plain = Contract(contract.name, {**contract.parameters, "score": "mean"}, contract.key)
-    for _, output in texts:
+    for place, (_, output) in enumerate(texts):
         ids = torch.tensor([output])
         values, kept = made.compute_g_values(ids).numpy(), made.compute_context_repetition_mask(ids).numpy()
         assert np.array_equal(contract.scores(output), values[0])
+        if place % 4:
+            continue
         # Two places of 2^16 with one state of the table have one row of bits, and count once with us.
         fresh = np.zeros(len(kept[0]), bool)
         fresh[np.flatnonzero(kept[0])[np.unique(values[0][kept[0]], axis=0, return_index=True)[1]]] = True

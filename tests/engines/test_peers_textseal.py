@@ -1,4 +1,4 @@
-"""textseal of PyPI generates with one key; its release has no second, so a mixture is its sampler under two keys by a coin of ours."""
+"""textseal of PyPI generates with one key; it has no second, so a mixture is its sampler under two keys by a coin of ours."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_one_key(trips, model, ordinary, ngram, share):
     for _, output in marked + ordinary:
         scores = theirs.get_scores_by_t([output], "v2", seen_windows=set())[0]
         # Its detector leaves out one token more than the context.
-        found = contract.detect(output[1:], special_ids=())
+        found = contract.detect(output[1:], plain=True)
         assert found.n_scored == len(scores)
         assert found.total == pytest.approx(sum(scores), rel=1e-5)
         # Ours widens that tail by the dependence of a linear hash.
@@ -69,7 +69,7 @@ def test_two_keys(trips, model, ordinary, ngram):
             detector.GumbelmaxDetector(Ids(), config(ngram, key), model).get_scores_by_t([output], "v2", seen_windows=set())[0]
             for key in (KEY, KEY + SECOND)
         ]
-        found = contract.detect(output[1:], special_ids=())
+        found = contract.detect(output[1:], plain=True)
         assert found.n_scored == len(both[0])
         assert found.total == pytest.approx(sum(map(sum, both)) / 2, rel=1e-5)
     trips.judge(

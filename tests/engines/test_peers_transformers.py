@@ -40,7 +40,7 @@ def test_green_lists(trips, model, ordinary, ratio, scheme, width, share):
         ids, green = torch.tensor([output]), contract.scores(output)
         counts = every(ids, return_dict=True)
         assert (counts.num_tokens_scored[0], counts.num_green_tokens[0]) == (len(green), green.sum())
-        found, counts = contract.detect(output, special_ids=()), once(ids, return_dict=True)
+        found, counts = contract.detect(output, plain=True), once(ids, return_dict=True)
         if scheme == "lefthash":
             # Distinct bigrams are distinct pairs of seed and token.
             assert (counts.num_tokens_scored[0], counts.num_green_tokens[0]) == (found.n_scored, found.total)
@@ -48,7 +48,7 @@ def test_green_lists(trips, model, ordinary, ratio, scheme, width, share):
             assert found.n_scored <= counts.num_tokens_scored[0]
     trips.judge(
         name_of("transformers"), contract, marked, ordinary, note=f"{scheme} {width}, ratio {ratio}, bias 2.5",
-        share=share, agrees="counts of WatermarkDetector" + (", repeats or not" if scheme == "lefthash" else ", repeats included"),
+        share=share, agrees=f"counts of WatermarkDetector, repeats {'or not' if scheme == 'lefthash' else 'included'}",
     )
 
 
@@ -56,11 +56,11 @@ def test_the_prompt_is_the_context_of_the_first_token(trips, model, ordinary):
     config, contract = both(0.25, "lefthash", 1)
     marked = generate(model, seed=22, new=100, watermarking_config=config)
     for prompt, output in marked[:4]:
-        last = prompt[-1:] + output[:1]
-        assert contract.scores(last)[0] == (output[0] in config.construct_processor(1024, "cpu")._get_greenlist_ids(torch.tensor(prompt)))
+        listed = config.construct_processor(1024, "cpu")._get_greenlist_ids(torch.tensor(prompt))
+        assert contract.scores(prompt[-1:] + output[:1])[0] == (output[0] in listed)
     trips.judge(
-        name_of("transformers"), contract, marked, ordinary, note="lefthash 1, ratio 0.25, bias 2.5, prompts known", prompts=True, share=0.9,
-        agrees="colour of the first token",
+        name_of("transformers"), contract, marked, ordinary, note="lefthash 1, ratio 0.25, bias 2.5, prompts known",
+        prompts=True, share=0.9, agrees="colour of the first token",
     )
 
 

@@ -16,7 +16,7 @@ from wmcheck.watermark.peer_keys import PeerKey
 
 pytest.importorskip("vllm")
 
-from vllm.v1.watermarking import DualKeyGumbelWatermarkDetector, GumbelWatermarkDetector  # noqa: E402
+from vllm.v1.watermarking import DualKeyGumbelWatermarkDetector, GumbelWatermarkDetector
 
 pytestmark = pytest.mark.engines
 
@@ -55,7 +55,7 @@ def test_native(trips, algorithm):
     contract = Contract("vllm-dual" if dual else "vllm-gumbel", {"alpha": 0.1} if dual else {}, PeerKey(KEY))
     theirs = DualKeyGumbelWatermarkDetector(KEY, alpha=0.1) if dual else GumbelWatermarkDetector(KEY)
     for _, output in marked + ordinary:
-        counts, found = theirs.detect(output), contract.detect(output, special_ids=())
+        counts, found = theirs.detect(output), contract.detect(output, plain=True)
         assert found.n_scored == counts.num_scored_tokens
         # Uniforms of 24 bits are rounded up: ours takes that off again.
         assert found.total + found.n_scored * math.log1p(2.0**-24) == pytest.approx(counts.score, abs=1e-9)
@@ -81,7 +81,7 @@ def test_first_tokens_do_not_depend_on_the_seed():
     ("scheme", "seeding", "width"), [("gpu-fused-selfhash-fullvocab", "selfhash", 4), ("gpu-simple_1", "lefthash", 1)]
 )
 def test_vllm_sbw(trips, scheme, seeding, width):
-    """Its contexts hold the prompt, and vLLM's own contract pads: the first tokens of an output, as many as a context, are lost."""
+    """Its contexts reach into the prompt where those of vLLM's own watermark do not: as many first tokens are lost."""
     pytest.importorskip("sbw")
     extra = {"hash_key": KEY // 2, "gamma": 0.25, "seeding_scheme": scheme}
     requests = [{"max_tokens": 150, "extra_args": {**extra, "delta": delta}} for delta in (3.0, 0.0) for _ in PROMPTS]

@@ -22,7 +22,7 @@ from wmcheck.watermark.prf import I64
 
 # Costs held at a time where the sum over a whole text is all that is needed.
 _CELLS = 1 << 22
-# Cells of a row of the dynamic programme that are worked on at a time.
+# Cells of a diagonal of the dynamic programme that are worked on at a time: as many as caches hold.
 _LANES = 1 << 17
 
 
@@ -78,11 +78,18 @@ class Alignment:
         """The same with edits, in blocks of scored tokens whatever their places: the stretch of the key sequence is as long as
         the block, and either may skip at ``gamma`` each."""
         k = len(self._rows) if self._block is None else min(self._block, len(self._rows))
-        stretches = np.lib.stride_tricks.sliding_window_view(self._rows, k)
-        step = max(1, _LANES // ((k + 1) * self._n))
-        return np.concatenate([
-            _edited(table, stretches[start : start + step], gamma) for start in range(0, len(stretches), step)
-        ])
+        count, n = len(self._rows) - k + 1, self._n
+        # [i, c]: the cost of token i at place c of the key sequence, which begins again after its end.
+        costs = np.tile(table, -(-(n + k) // n))[:, : n + k].take(self._rows, axis=0)
+        shifts = max(1, min(n, _LANES // (k + 1)))
+        blocks = max(1, _LANES // ((k + 1) * shifts))
+        best = np.full(count, np.inf)
+        for first in range(0, count, blocks):
+            part = costs[first : first + blocks + k - 1]
+            for shift in range(0, n, shifts):
+                found = _edited(part, k, slice(shift, min(shift + shifts, n)), gamma)
+                best[first : first + blocks] = np.minimum(best[first : first + blocks], found)
+        return best
 
     def _indices(self) -> Iterator[NDArray[np.intp]]:
         """Flat indices into the table, [tokens, shifts], a stretch of the text at a time."""
@@ -100,25 +107,31 @@ class Alignment:
         return np.asarray(self._rows[part, None] * self._n + turned, np.intp)
 
 
-def _edited(table: Floats, blocks: I64, gamma: float) -> Floats:
-    """f64[s]: the least edit costs of blocks i64[s, k] over all shifts, a row of the dynamic programme at a time."""
-    (count, k), n = blocks.shape, table.shape[1]
-    # Turned by every shift: [row, b, j] is the cost at the b-th place of the stretch that begins at j.
-    repeated = np.tile(table, -(-(n + k - 1) // n))[:, : n + k - 1]
-    turned = np.lib.stride_tricks.sliding_window_view(repeated, n, axis=1)
-    skipped = gamma * np.arange(k + 1)[:, None, None]
-    before = np.broadcast_to(skipped, (k + 1, count, n)).copy()
-    here = np.empty_like(before)
-    for place in range(k):
-        here[0] = gamma * (place + 1)
-        costs = turned[blocks[:, place]].transpose(1, 0, 2) if count > 1 else turned[blocks[0, place], :, None]
-        np.add(before[:-1], costs, out=here[1:])
-        np.minimum(here[1:], before[1:] + gamma, out=here[1:])
-        # Skips along the key sequence: a running minimum once the cost of the skips is taken off.
+def _edited(costs: Floats, k: int, shifts: slice, gamma: float) -> Floats:
+    """f64[s]: the least edit costs of the blocks of k tokens over some shifts, a diagonal of the dynamic programme at a time.
+
+    A diagonal holds the cells ``a + b = d`` for a tokens and b places, by a; it needs the two diagonals before it alone.
+    """
+    count, lanes = len(costs) - k + 1, shifts.stop - shifts.start
+    wide, step = costs.strides
+    two, one, here = (np.empty((count, k + 1, lanes)) for _ in range(3))
+    two[:, 0] = 0.0
+    one[:, :2] = gamma
+    spare = np.empty((count, k, lanes))
+    for d in range(2, 2 * k + 1):
+        low, high = max(1, d - k), min(k, d - 1)
+        # [s, a, j]: the cost of token s + low - 1 + a at place d - low - 1 - a of the stretch that begins at shift j.
+        corner = costs[low - 1 :, d - low - 1 + shifts.start :]
+        turned = np.lib.stride_tricks.as_strided(
+            corner, (count, high - low + 1, lanes), (wide, wide - step, step), writeable=False
+        )
+        cells, skips = here[:, low : high + 1], spare[:, : high - low + 1]
+        np.add(two[:, low - 1 : high], turned, out=cells)
+        np.minimum(one[:, low - 1 : high], one[:, low : high + 1], out=skips)
         if gamma:
-            here -= skipped
-        np.minimum.accumulate(here, axis=0, out=here)
-        if gamma:
-            here += skipped
-        before, here = here, before
-    return np.asarray(before[k].min(1))
+            skips += gamma
+        np.minimum(cells, skips, out=cells)
+        if d <= k:
+            here[:, 0] = here[:, d] = gamma * d
+        two, one, here = one, here, two
+    return np.asarray(one[:, k].min(1))

@@ -67,6 +67,12 @@ def marked(scheme, key, count, *, shift=0, seed=0, sharp=1.0):
     return order[np.minimum(ranks, scheme.vocabulary - 1)]
 
 
+def log_p(ids, profile, key):
+    """Natural log, without the slow commitment of the key that a full result has."""
+    document = Document(np.asarray(ids, np.int64))
+    return Detector([Candidate.of(profile, key)], corpus=False).test([document])[0].evidence.log_p[0]
+
+
 def test_every_vector_is_checked():
     assert set(VECTORS) - {".meta"} == CHECKED
 
@@ -195,7 +201,7 @@ def test_bounds_hold_for_repetitive_texts_longer_than_the_sequence(name, extra):
     rng = np.random.default_rng(6)
     documents = [Document(rng.zipf(1.4, 70) % 50) for _ in range(2)] + [Document(np.tile(np.arange(8), 8))]
     found = []
-    for seed in range(250):
+    for seed in range(120):
         candidate = Candidate.of(profile, PeerKey(seed * 7919 + 11))
         found.append(Detector([candidate], corpus=False).test(documents)[0].evidence.log_p)
     p = np.exp(np.concatenate(found))
@@ -210,7 +216,7 @@ def test_ranks_are_uniform_over_keys(name, extra):
     profile = Profile.create(name, {"vocabulary": 40, "length": 8, "method": "permutation", "permutations": 19, **extra})
     rng = np.random.default_rng(8)
     ids = rng.integers(0, 40, 14)
-    ranks = np.array([10 ** detect_ids(ids, profile, PeerKey(int(key))).log10_p for key in rng.integers(2**32, size=300)])
+    ranks = np.exp([log_p(ids, profile, PeerKey(int(key))) for key in rng.integers(2**32, size=300)])
     assert ranks.min() >= 0.05 - 1e-12
     for level in (0.1, 0.5):
         assert abs((ranks <= level + 1e-9).mean() - level) < 4 * math.sqrt(level * (1 - level) / 300)
