@@ -39,27 +39,32 @@ OTHERS = 300
 # Texts, tokens a text, rounds, rounds of theirs, whether others came before.
 CASES = (
     (1, 300, 9, 9, False), (1, 1000, 7, 7, False), (20, 300, 5, 5, False), (200, 300, 3, 1, False), (1, 300, 9, 9, True),
-    (20, 300, 3, 3, True),
+    (20, 300, 2, 2, True),
 )
 TARGET = 200.0
+NOTES = (
+    "The target is not reached. A list is `V / 4` steps of a shuffle, and each step needs its word of MT19937 and a remainder: "
+    "in numpy these alone take about a sixth of torch's whole permutation. We know no exact way with fewer steps. The rest",
+    "is gained by sharing: a seed is drawn once a batch, and lists that were asked for twice are kept. Self hash has nearly as "
+    "many seeds as n-grams in one text, so that there is little to share.",
+)
 
 
-def texts_of(count: int, length: int, seed: int, *, later: bool = False) -> NDArray[np.int64]:
-    """i64[count, length] ids of texts of the help topics, none overlapping another; ``later`` ones are not among the others."""
+def blocks(length: int) -> NDArray[np.int64]:
+    """i64[n, length] ids of the help topics, cut into texts, in a fixed random order."""
     whole = "\n\n".join(text for _, text in sorted(pydoc_data.topics.topics.items()))
     _, ids = np.unique(re.findall(r" ?\w+|\s+|[^\w\s]+", whole), return_inverse=True)
     dealt = np.random.default_rng(0).permutation(V - 1)[ids]
-    blocks = dealt[: len(dealt) // length * length].reshape(-1, length)
-    order = np.random.default_rng(1).permutation(len(blocks))
-    some = order[OTHERS:] if later else order
-    return np.asarray(blocks[np.random.default_rng(seed).permutation(some)[:count]])
+    cut = dealt[: len(dealt) // length * length].reshape(-1, length)
+    return np.asarray(np.random.default_rng(1).permutation(cut))
 
 
-def first_texts(length: int) -> NDArray[np.int64]:
-    """i64[30, 10, length] the texts that come before the later ones."""
-    later = {one.tobytes() for one in texts_of(10**6, length, 0, later=True)}
-    others = [one for one in texts_of(10**6, length, 0) if one.tobytes() not in later]
-    return np.stack(others[:OTHERS]).reshape(-1, 10, length)
+def texts_of(count: int, length: int, number: int, *, later: bool) -> NDArray[np.int64]:
+    """i64[count, length] the texts of a round: ``later`` ones are new in every round."""
+    some = blocks(length)
+    if later:
+        return some[OTHERS + number * count :][:count]
+    return np.asarray(np.random.default_rng(number).permutation(some)[:count])
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -77,23 +82,24 @@ def theirs_of(scheme: str, width: int) -> WatermarkDetector:
 
 def row(scheme: str, width: int, case: tuple[int, int, int, int, bool]) -> str:
     """One line of the table."""
-    count, length, rounds, theirs_rounds, before = case
+    count, length, rounds, theirs_rounds, later = case
     profile = Profile.create("transformers-kgw", {"vocabulary": V, "seeding_scheme": scheme, "context_width": width})
     peer, secret = profile.scheme, PeerKey(KEY)
     theirs: list[float] = []
     counts, tests, ratios = [], [], []
-    kept = Candidate.of(profile, secret)
-    if before:
-        for batch in first_texts(length):
-            detector_counts(peer, kept.prf, batch)
+    # One for each way of timing, as asking changes what is kept.
+    kept = [peer.keyed(secret) for _ in range(2 * later)]
+    for one in kept:
+        for batch in blocks(length)[: OTHERS * later].reshape(-1, 10, length):
+            detector_counts(peer, one, batch)
     for number in range(rounds):
-        ids = texts_of(count, length, number, later=before)
+        ids = texts_of(count, length, number, later=later)
         documents = [Document(one) for one in ids]
-        candidate = kept if before else Candidate.of(profile, secret)
-        key = candidate.prf if before else peer.keyed(secret)
+        key, other = kept or [peer.keyed(secret) for _ in range(2)]
         seconds, (scored, green) = timed(lambda ids=ids, key=key: detector_counts(peer, key, ids, bos=BOS))
         counts.append(seconds)
-        _ = candidate.prf
+        candidate = Candidate.of(profile, secret)
+        candidate.__dict__["prf"] = other
         seconds, _ = timed(lambda one=candidate, all_=documents: Detector([one], corpus=False).test(all_))
         tests.append(seconds)
         if number < theirs_rounds:
@@ -108,7 +114,7 @@ def row(scheme: str, width: int, case: tuple[int, int, int, int, bool]) -> str:
     seeds = np.unique(key.generators(grams[:, :-1], grams[:, -1]))
     middle, n = statistics.median, count * length
     cells = [
-        f"{scheme} h={width}{', later' if before else ''}", f"{count} x {length}", f"{len(grams):,}", f"{len(seeds):,}",
+        f"{scheme} h={width}{', later' if later else ''}", f"{count} x {length}", f"{len(grams):,}", f"{len(seeds):,}",
         f"{1e3 * middle(theirs):,.0f}{'*' if theirs_rounds == 1 else ''} ({1e6 * middle(theirs) / n:,.0f})",
         f"{1e3 * middle(counts):,.1f} ({1e6 * middle(counts) / n:,.0f})", f"{1e3 * middle(tests):,.1f}",
         *(f"{middle(pair[i] for pair in ratios):,.0f} x" for i in (0, 1)),
@@ -155,13 +161,13 @@ def main() -> None:
             if case[0] <= args.largest:
                 lines.append(row(scheme, width, case))
                 print(lines[-1], flush=True)
-    lines += ["", "`*`: one round.", "", *spent()]
+    lines += ["", "`*`: one round.", "", *NOTES, "", *spent()]
     head = [
-        f"`python benchmarks/kgw_detection.py`: V = {V:,}, greenlist_ratio 0.25, CPU time of one thread, {platform.machine()}, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}, numpy {np.__version__}; "
+        f"`python benchmarks/kgw_detection.py`: V = {V:,}, greenlist_ratio 0.25, CPU time of one thread, "
+        f"{platform.machine()}, torch {torch.__version__}, transformers {transformers.__version__}, numpy {np.__version__}; "
         f"{time.perf_counter() - started:.0f} s in all, load {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores at the end.", "",
-        f"Target: {TARGET:.0f} x. Green counts are identical in every row. Times are ms a batch and, in brackets, µs a token.", "",
-        "| lists | texts x tokens | n-grams | distinct seeds | transformers | ours: counts | whole test | counts | whole test |",
+        f"Target: {TARGET:.0f} x. Green counts are identical in every row. Times are ms a batch, in brackets µs a token.", "",
+        "| lists | texts x tokens | n-grams | seeds | transformers | ours: counts | ours: whole test | counts | whole test |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     text = "\n".join([*head, *lines]) + "\n"

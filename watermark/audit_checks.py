@@ -18,7 +18,7 @@ from wmcheck.watermark.windows import first_occurrences, hash64
 TOKEN_LAGS = 4096
 CONTEXT_LAGS = (1, 2, 3, 4, 5, 8, 16, 32, 64, 128, 160, 256, 1024)
 ALIAS_LAGS = tuple(1 << bits for bits in range(13, 18))
-LAYER_KEYS = 4
+LAYER_KEYS = 8
 PLACES = "places of a text are keyed, not contexts: scores of one place may depend on each other"
 # Tokens whose scores together tell effective seeds apart.
 PANEL = 64
@@ -205,7 +205,10 @@ def seeds(subject: Subject, sizes: Sizes, rng: np.random.Generator) -> Finding:
             return Finding("seeds", State.CORRECTED, 32.0, 30.0, words, "derived", "<=2^32", details)
         return Finding("seeds", State.CLEAN, bits, 30.0, shown=f">2^{int(bits)}", details=details)
     state = State.CORRECTED if known <= distinct else State.WEAK
-    words = f"{n:,} different contexts have only {distinct:,} effective seeds, about 2^{bits:.1f} in all"
+    words = (
+        f"{n:,} different contexts of ids below {subject.vocabulary:,} have only {distinct:,} effective seeds, "
+        f"about 2^{bits:.1f} in all"
+    )
     return Finding("seeds", state, bits, 30.0, words, shown=f"2^{bits:.1f}", details=details)
 
 

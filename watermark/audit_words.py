@@ -124,9 +124,7 @@ def error_words(law: Law) -> str:
 
 
 def _times(value: float) -> str:
-    if value >= 1e5:
-        return f"10^{math.log10(value):.0f}x"
-    return f"{float(f'{value:.2g}'):,g}x" if value < 1000 else f"{float(f'{value:.2g}'):,.0f}x"
+    return f"{float(f'{value:.2g}'):,g}x" if value < 100 else f"{float(f'{value:.2g}'):,.0f}x"
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,19 @@ def test_membership_of_mixed_seeds_and_ids_outside():
     assert len(lists.holds([], [])) == 0
 
 
+@pytest.mark.parametrize("room", [0, 300, 10**6])
+def test_lists_that_are_kept_change_nothing(room, monkeypatch):
+    monkeypatch.setattr(torch_rng, "MOST_ONCE", 4)
+    lists, rng = Prefixes(1000, 251, cache_bytes=room), np.random.default_rng(8)
+    lasting = [np.isin(np.arange(1000), permuted(1000, seed)[:251]) for seed in range(12)]
+    for size in (30, 3, 200, 1):
+        for seeds in (rng.integers(0, 12, size), np.arange(12).repeat(3), np.full(size, 5)):
+            tokens = rng.integers(0, 1000, len(seeds))
+            assert lists.holds(seeds, tokens).tolist() == [
+                bool(lasting[seed][token]) for seed, token in zip(seeds, tokens, strict=True)
+            ]
+
+
 def test_words_drawn_one_by_one_instead_of_in_pairs_give_the_same(monkeypatch):
     """On a machine where the halves of a 64-bit draw are the other way round."""
     seeds, tokens = np.repeat(np.arange(9), 7), np.arange(63) * 15 % 1000
