@@ -63,8 +63,9 @@ def audit(
     drawn.append(audit_keys.devices(subject))
     findings = {one.check: one for one in drawn}
     naive, ours = laws(findings)
-    if subject.judges:
-        # Its law is the text's own; false positives on ordinary text are what tells whether it holds.
+    if subject.judges or not subject.width:
+        # The law is the text's own, or one of draws from one list without replacement, which no figure of one item describes;
+        # false positives on ordinary text are what tells whether it holds.
         ours = Law()
     scheme = subject.scheme
     return Audited(

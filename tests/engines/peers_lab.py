@@ -120,9 +120,16 @@ class Contract:
 
     def scores(self, ids):
         """The score of every token of a text that has a whole context, repeats included."""
-        scheme, ids = self.scheme, np.asarray(ids, np.int64)
-        windows = np.lib.stride_tricks.sliding_window_view(ids[:-1], scheme.width) if scheme.width else np.zeros((len(ids), 0))
-        return scheme.score(windows.astype(np.uint32), ids[scheme.width :], self._candidates[0].prf)
+        return self.scheme.score(*self._items(ids), self._candidates[0].prf)
+
+    def colours(self, ids):
+        """The same for green lists, as the embedder has them: lists that no key changes are included."""
+        return self._candidates[0].prf.green(*self._items(ids))
+
+    def _items(self, ids):
+        width, ids = self.scheme.width, np.asarray(ids, np.int64)
+        windows = np.lib.stride_tricks.sliding_window_view(ids[:-1], width) if width else np.zeros((len(ids), 0))
+        return windows.astype(np.uint32), ids[width:]
 
 
 @dataclass

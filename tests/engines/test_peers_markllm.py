@@ -62,7 +62,7 @@ def test_kgw(trips, ordinary, load, settings):
     contract = Contract("markllm-kgw", {"vocabulary": 1024, **settings}, PeerKey(KEY))
     marked = generated(algorithm)
     for _, output in marked + ordinary:
-        ours = contract.scores(output)
+        ours = contract.colours(output)
         z, flags = algorithm.utils.score_sequence(torch.tensor(output))
         assert np.array_equal(ours, np.array(flags[contract.scheme.width :], bool))
         share = settings["gamma"]

@@ -78,7 +78,7 @@ def test_lists_of_lm_watermarking(trips, model, ordinary, scheme):
     marked = generate(model, seed=12, new=100, logits_processor=[Processor(scheme, SMALL)])
     theirs = detector(scheme, SMALL, ignore_repeated_ngrams=False)
     for _, output in marked + ordinary[:5]:
-        assert np.array_equal(contract.scores(output), theirs._compute_green_mask(torch.tensor(output))[0].numpy())
+        assert np.array_equal(contract.colours(output), theirs._compute_green_mask(torch.tensor(output))[0].numpy())
     trips.judge(
         f"{name_of('sbw')}, seeds of lm-watermarking", contract, marked, ordinary, note=f"{scheme}, gamma {GAMMA}, delta {DELTA}",
         agrees="the colour of every token", share=0.9,

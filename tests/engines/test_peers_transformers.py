@@ -37,7 +37,7 @@ def test_green_lists(trips, model, ordinary, ratio, scheme, width, share):
     every = WatermarkDetector(model.config, "cpu", config, max_cache_size=1)
     once = WatermarkDetector(model.config, "cpu", config, ignore_repeated_ngrams=True, max_cache_size=1)
     for _, output in marked + ordinary:
-        ids, green = torch.tensor([output]), contract.scores(output)
+        ids, green = torch.tensor([output]), contract.colours(output)
         counts = every(ids, return_dict=True)
         assert (counts.num_tokens_scored[0], counts.num_green_tokens[0]) == (len(green), green.sum())
         found, counts = contract.detect(output, plain=True), once(ids, return_dict=True)
@@ -57,7 +57,7 @@ def test_the_prompt_is_the_context_of_the_first_token(trips, model, ordinary):
     marked = generate(model, seed=22, new=100, watermarking_config=config)
     for prompt, output in marked[:4]:
         listed = config.construct_processor(1024, "cpu")._get_greenlist_ids(torch.tensor(prompt))
-        assert contract.scores(prompt[-1:] + output[:1])[0] == (output[0] in listed)
+        assert contract.colours(prompt[-1:] + output[:1])[0] == (output[0] in listed)
     trips.judge(
         name_of("transformers"), contract, marked, ordinary, note="lefthash 1, ratio 0.25, bias 2.5, prompts known",
         prompts=True, share=0.9, agrees="colour of the first token",
