@@ -116,11 +116,11 @@ def test_sums_of_independent_items_follow_the_null(name, parameters):
     scheme = make_scheme(name, parameters)
     if hasattr(scheme, "evaluate"):
         pytest.skip("judges a text as a whole: see the tests on documents")
-    null, n, keys = scheme.null(), 40, 12
+    null, n, keys = scheme.null(), 40, 8
     scores = []
     for number in range(keys):
         function = keyed(scheme, scheme.draw(np.random.default_rng(100 + number)))
-        windows, tokens = distinct_items(scheme, function, 2000, number)
+        windows, tokens = distinct_items(scheme, function, 1200, number)
         scores.append(null.reduce(scheme.score(windows, tokens, function)))
     found = np.concatenate(scores)
     error = math.sqrt(null.variance() / len(found))
@@ -137,7 +137,7 @@ def test_sums_of_independent_items_follow_the_null(name, parameters):
 def test_unmarked_texts_have_super_uniform_p_values(name, parameters):
     """Zipf texts, a few under each key, by the whole pipeline."""
     profile = Profile.create(name, parameters)
-    documents, log_p, each = documents_of(profile.scheme, 180, 60, 5), [], 6
+    documents, log_p, each = documents_of(profile.scheme, 120, 60, 5), [], 6
     for start in range(0, len(documents), each):
         key = profile.scheme.draw(np.random.default_rng(1000 + start))
         found = Detector([Candidate.of(profile, key)], corpus=False).test(documents[start : start + each])[0].evidence

@@ -71,3 +71,10 @@ def agree(made, contract, texts):
 
 def whole():
     return np.rint(np.linspace(10, 1, 30)).astype(np.float32)
+
+
+def test_the_function_of_the_repository_is_another(model):
+    marked = generate(model, seed=1, new=100, prompts=[[399, 341]] * 2, logits_processor=[dense(processor(5, 40, 2))])
+    for _, output in marked:
+        assert Contract("transformers-synthid", {}, PeerKey(KEYS)).detect(output).log10_p < -6
+        assert Contract("synthid-text", {}, PeerKey(KEYS)).detect(output).log10_p > -4
