@@ -62,11 +62,12 @@ def test_commands_of_the_readme_run_in_order(made):
 
 def test_reading_of_peers_runs(made):
     (made / "vllm.key").write_text("123456789123456789\n")
-    config = {"watermarking_config": {"greenlist_ratio": 0.25, "bias": 2.0, "hashing_key": 987654321, "seeding_scheme": "lefthash"}}
-    (made / "generation_config.json").write_text(json.dumps(config))
+    config = {"greenlist_ratio": 0.25, "bias": 2.0, "hashing_key": 987654321, "seeding_scheme": "lefthash"}
+    (made / "generation_config.json").write_text(json.dumps({"watermarking_config": config}))
     (made / "peers.toml").write_text(
         'schema = "wmcheck.sweep/1"\ntokenizer = "model"\n'
-        '[[candidate]]\ncontract = "vllm-gumbel"\nkey = "file:vllm.key"\n[[candidate]]\nprofile = "kgw.json"\nkey = "file:kgw.key"\n'
+        '[[candidate]]\ncontract = "vllm-gumbel"\nkey = "file:vllm.key"\n'
+        '[[candidate]]\nprofile = "kgw.json"\nkey = "file:kgw.key"\n'
     )
     (found,) = [text for text in blocks("sh") if "--sweep" in text]
     done = shell(made, found)

@@ -61,8 +61,8 @@ class Sbw:
     prf: ClassVar[str] = "sbw-philox4x32-10/1.0.0"
     source: ClassVar[str] = "Ceppi and Sanchez 2026; vLLM, vllm.v1.watermarking.sbw; PyPI sbw 1.0.0"
     differs: ClassVar[str] = (
-        "vLLM's p-value is a normal approximation and counts different contexts with equal seeds as independent: on text that repeats"
-        " itself it is far too small; ours is an exact binomial tail over distinct seeds"
+        "vLLM's p-value is a normal approximation and counts different contexts with equal seeds as independent: on text that "
+        "repeats itself it is far too small; ours is an exact binomial tail over distinct seeds"
     )
     ideal: ClassVar[str] = "words of Philox4x32-10 under distinct seeds, all multiples of one key, behave as independent draws"
     unbiased: ClassVar[bool] = False
