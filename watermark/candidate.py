@@ -70,11 +70,7 @@ class Batch:
     _law: Law | None = None
 
     def __post_init__(self) -> None:
-        scheme = self.profile.scheme
-        special = np.asarray(self.profile.special_ids, np.int64)
-        self.items = make_items(
-            self.documents, scheme.width, special, window_rule=scheme.window_rule, context=getattr(scheme, "context", WHOLE)
-        )
+        self.items = items_of(self.documents, self.profile)
 
     def _code(self, candidate: Candidate) -> NDArray[np.uint64]:
         scheme = candidate.profile.scheme
@@ -142,6 +138,14 @@ class Batch:
         if id(seen) not in self._fresh:
             self._fresh[id(seen)] = seen.add(self._code(candidate)[self.select(candidate)])
         return self._fresh[id(seen)]
+
+
+def items_of(documents: Sequence[Document], profile: Profile) -> Items:
+    """The scorable items of documents by the rules of a profile, whether or not the key then chooses among them."""
+    scheme, special = profile.scheme, np.asarray(profile.special_ids, np.int64)
+    return make_items(
+        documents, scheme.width, special, window_rule=scheme.window_rule, context=getattr(scheme, "context", WHOLE)
+    )
 
 
 def is_whole(scheme: Any) -> bool:

@@ -25,7 +25,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from wmcheck.watermark.candidate import Candidate
+from wmcheck.watermark.candidate import Candidate, items_of
 from wmcheck.watermark.core.errors import ConfigError
 from wmcheck.watermark.core.multiplicity import holm
 from wmcheck.watermark.core.nulls import Null
@@ -36,7 +36,7 @@ from wmcheck.watermark.law import Law
 from wmcheck.watermark.prf import I64, U32, U64, PrfKey
 from wmcheck.watermark.scheme import left_codes
 from wmcheck.watermark.seen import SeenSet
-from wmcheck.watermark.windows import WHOLE, Document, Items, first_occurrences, in_document, make_items
+from wmcheck.watermark.windows import Document, Items, first_occurrences, in_document
 
 Floats = NDArray[np.float64]
 
@@ -367,9 +367,7 @@ def _track(candidate: Candidate, aided: bool) -> Track:
 
 def _cut(documents: Sequence[Document], group: Group) -> tuple[Items, Law | None]:
     """Items of some documents, and the predictions at each of them if a candidate reads any."""
-    profile, scheme = group.lead.profile, group.lead.profile.scheme
-    special, context = np.asarray(profile.special_ids, np.int64), getattr(scheme, "context", WHOLE)
-    items = make_items(documents, scheme.width, special, window_rule=scheme.window_rule, context=context)
+    items = items_of(documents, group.lead.profile)
     laws = [document.law for document in documents]
     if all(law is None for law in laws):
         return items, None

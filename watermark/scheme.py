@@ -6,11 +6,13 @@ A scheme is one file with one class and one line in :data:`SCHEMES`. Third parti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import digamma
 
 from wmcheck.watermark.core.errors import KeyFileError, ProfileError
 from wmcheck.watermark.core.nulls import Null
@@ -177,6 +179,11 @@ def check_number(name: str, value: object, low: float, high: float) -> float:
 def uniform_choices(entropy_bits: float) -> int:
     """Number of equally likely tokens that carry ``entropy_bits``, at least 1."""
     return int(max(1, round(2.0 ** min(entropy_bits, 16.0))))
+
+
+def choice_score(entropy_bits: float) -> float:
+    """Mean of ``-log(1 - u)`` of the best of ``2^entropy_bits`` equally likely tokens: what Gumbel-max schemes plan with."""
+    return float(digamma(1.0 + 2.0**entropy_bits) - digamma(1.0)) if entropy_bits < 60 else entropy_bits * math.log(2)
 
 
 def left_codes(windows: U32, tokens: I64) -> U64:

@@ -25,12 +25,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wmcheck.watermark.candidate import items_of
 from wmcheck.watermark.core.errors import InputError
 from wmcheck.watermark.core.formats import unreadable
 from wmcheck.watermark.prf import I64, U32, U64
 from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.scheme import left_codes
-from wmcheck.watermark.windows import Document, first_occurrences, hash64, in_document, make_items, mix64
+from wmcheck.watermark.windows import Document, first_occurrences, hash64, in_document, mix64
 
 SCHEMA = "wmcheck.blocklist/1"
 # Runs of so many equal ids are looked for, whatever the width of the scheme: hardly ever the same by chance.
@@ -81,11 +82,11 @@ class Contexts:
 
 def corpus_contexts(documents: Sequence[Document], profile: Profile) -> Contexts:
     """Number the windows and items of a corpus; about 40 bytes a token."""
-    scheme, special = profile.scheme, np.asarray(profile.special_ids, np.int64)
+    scheme = profile.scheme
     owners, windows, pairs = [], [], []
     for start in range(0, len(documents), BATCH_DOCUMENTS):
         batch = documents[start : start + BATCH_DOCUMENTS]
-        items = make_items(batch, scheme.width, special, window_rule=scheme.window_rule)
+        items = items_of(batch, profile)
         codes = left_codes(items.windows, items.tokens)
         first = first_occurrences(in_document(codes, items.document))
         first = first[items.scored[first]]

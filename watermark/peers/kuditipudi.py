@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, digamma
+from scipy.special import betainc
 
 from wmcheck.watermark.core.errors import ProfileError
 from wmcheck.watermark.core.nulls import ExponentialNull, Null
@@ -29,7 +29,7 @@ from wmcheck.watermark.peers.kuditipudi_alignment import Alignment
 from wmcheck.watermark.peers.kuditipudi_bounds import AlignedNull, DistanceNull, distance_log_p
 from wmcheck.watermark.peers.torch_rng import randperm
 from wmcheck.watermark.prf import I64, U32, U64
-from wmcheck.watermark.scheme import check_integer, check_number, uniform_choices
+from wmcheck.watermark.scheme import check_integer, check_number, choice_score, uniform_choices
 from wmcheck.watermark.windows import WHOLE, ContextRule, mix64
 
 METHODS = ("bound", "permutation")
@@ -231,7 +231,7 @@ class KuditipudiExp(Kuditipudi):
         return np.asarray(-np.log1p(-key.noise(tokens, 1)[:, 0]))
 
     def expected(self, entropy_bits: float) -> float:
-        return float(digamma(1.0 + 2.0 ** min(entropy_bits, 60.0)) - digamma(1.0))
+        return choice_score(entropy_bits)
 
     def _base(self) -> Null:
         return ExponentialNull(bound=True)

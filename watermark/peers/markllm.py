@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma
 
 from wmcheck.watermark.core.errors import ProfileError
 from wmcheck.watermark.core.nulls import ExponentialNull
@@ -30,7 +29,7 @@ from wmcheck.watermark.peers.green_lists import MAX_VOCABULARY, GreenKey, GreenL
 from wmcheck.watermark.peers.torch_rng import Prefixes, lanes24, low_words, rand_float32, randperm
 from wmcheck.watermark.peers.unigram import Unigram
 from wmcheck.watermark.prf import I64, U32, U64
-from wmcheck.watermark.scheme import MAX_WIDTH, check_integer
+from wmcheck.watermark.scheme import MAX_WIDTH, check_integer, choice_score
 from wmcheck.watermark.windows import WHOLE, ContextRule, hash64, mix64
 
 if TYPE_CHECKING:
@@ -220,7 +219,7 @@ class MarkLlmExp:
         return ExponentialNull(bound=True)
 
     def expected(self, entropy_bits: float) -> float:
-        return float(digamma(1.0 + 2.0**entropy_bits) - digamma(1.0))
+        return choice_score(entropy_bits)
 
     def transform(self, windows: Tensor, logits: Tensor, keys: Sequence[NoiseKey]) -> Tensor:
         import torch

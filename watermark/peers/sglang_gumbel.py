@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from wmcheck.watermark.core.nulls import ExponentialNull
 from wmcheck.watermark.peer_keys import PeerKey
 from wmcheck.watermark.peers.murmur import absorbed, closed, hash_rows, state_of
-from wmcheck.watermark.peers.vllm_gumbel import choice_score, forced
+from wmcheck.watermark.peers.vllm_gumbel import forced
 from wmcheck.watermark.prf import I64, U32, U64
-from wmcheck.watermark.scheme import check_integer, check_number
+from wmcheck.watermark.scheme import check_integer, check_number, choice_score
 from wmcheck.watermark.windows import ContextRule, mix64
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma
 
 from wmcheck.watermark.core.errors import KeyFileError, ProfileError
 from wmcheck.watermark.core.mixed_nulls import MixedExponentialNull
@@ -34,7 +33,7 @@ from wmcheck.watermark.peers.textseal_dependence import (
     random_sums,
 )
 from wmcheck.watermark.prf import I64, U32, U64
-from wmcheck.watermark.scheme import check_integer
+from wmcheck.watermark.scheme import check_integer, choice_score
 from wmcheck.watermark.windows import WHOLE, ContextRule, mix64
 
 if TYPE_CHECKING:
@@ -267,7 +266,7 @@ def _points(forms: U64) -> U64:
 
 def _best_score(entropy_bits: float) -> float:
     """Mean score of the token that the noise chose among ``2^entropy_bits`` equally likely ones, by its 8,191 values."""
-    return min(float(digamma(1.0 + 2.0 ** min(entropy_bits, 60.0)) - digamma(1.0)), math.log(MODULUS))
+    return min(choice_score(entropy_bits), math.log(MODULUS))
 
 
 def _chosen(plain: Tensor, uniform: Tensor) -> Tensor:

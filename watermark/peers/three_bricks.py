@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma
 from scipy.stats import binom
 
 from wmcheck.watermark.core.errors import ConfigError, ProfileError
@@ -25,7 +24,7 @@ from wmcheck.watermark.peer import Chosen
 from wmcheck.watermark.peer_keys import PeerKey
 from wmcheck.watermark.peers.torch_rng import Prefixes, groups, lanes24, low_words, rand_float32, words
 from wmcheck.watermark.prf import I64, U32, U64
-from wmcheck.watermark.scheme import MAX_WIDTH, check_integer, check_number, uniform_choices
+from wmcheck.watermark.scheme import MAX_WIDTH, check_integer, check_number, choice_score, uniform_choices
 from wmcheck.watermark.windows import WHOLE, ContextRule, mix64
 
 if TYPE_CHECKING:
@@ -214,7 +213,7 @@ class Aaronson(ThreeBricks):
         )
 
     def expected(self, entropy_bits: float) -> float:
-        return float(digamma(1.0 + 2.0**entropy_bits) - digamma(1.0)) if entropy_bits < 60 else entropy_bits * math.log(2)
+        return choice_score(entropy_bits)
 
     def transform(self, windows: Tensor, logits: Tensor, keys: Sequence[FoldedSeed]) -> Tensor:
         import torch

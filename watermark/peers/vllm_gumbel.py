@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma
 
 from wmcheck.watermark.core.errors import ProfileError
 from wmcheck.watermark.core.mixed_nulls import MixedExponentialNull
@@ -27,7 +26,7 @@ from wmcheck.watermark.core.nulls import ExponentialNull, Null
 from wmcheck.watermark.peer_keys import PeerKey
 from wmcheck.watermark.peers.philox import PhiloxKeys, vllm_row, vllm_words
 from wmcheck.watermark.prf import I64, U32, U64
-from wmcheck.watermark.scheme import MAX_WIDTH, check_integer, check_number, left_codes
+from wmcheck.watermark.scheme import MAX_WIDTH, check_integer, check_number, choice_score, left_codes
 from wmcheck.watermark.windows import WHOLE, ContextRule
 
 if TYPE_CHECKING:
@@ -187,11 +186,6 @@ def uniforms(words: U32) -> NDArray[np.float32]:
 def derived(secret: bytes, domain: bytes) -> int:
     """One of the two keys of ``dual_key_gumbel``."""
     return int.from_bytes(hashlib.sha256(domain + secret).digest()[:8], "big")
-
-
-def choice_score(entropy_bits: float) -> float:
-    """Mean of ``-log(1 - u)`` of the best of ``2^entropy_bits`` equally likely tokens: a planning figure."""
-    return float(digamma(1.0 + 2.0**entropy_bits) - digamma(1.0)) if entropy_bits < 60 else entropy_bits * math.log(2)
 
 
 def forced(logits: Tensor, chosen: Tensor) -> Tensor:

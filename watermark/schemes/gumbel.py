@@ -9,19 +9,17 @@ Greedy decoding and forced tokens carry no signal: the noise must be what choose
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma
 
 from wmcheck.watermark.core.nulls import ExponentialNull
 from wmcheck.watermark.gaps import gap_terms
 from wmcheck.watermark.law import Aided, Law
 from wmcheck.watermark.prf import I64, U32, U64, PrfKey
 from wmcheck.watermark.ratios import candidate_words, distinct, parts
-from wmcheck.watermark.scheme import MAX_WIDTH, check_integer, left_codes
+from wmcheck.watermark.scheme import MAX_WIDTH, check_integer, choice_score, left_codes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +73,7 @@ class Gumbel:
         return ExponentialNull(bound=True)
 
     def expected(self, entropy_bits: float) -> float:
-        return float(digamma(1.0 + 2.0**entropy_bits) - digamma(1.0)) if entropy_bits < 60 else entropy_bits * math.log(2)
+        return choice_score(entropy_bits)
 
     def transform(self, windows: Tensor, logits: Tensor, keys: RowKeys) -> Tensor:
         import torch
