@@ -23,7 +23,7 @@ from torch import Tensor
 from wmcheck.watermark.core.errors import ConfigError, MissingExtraError
 from wmcheck.watermark.serving.deployment import Deployment
 from wmcheck.watermark.serving.marker import Marker
-from wmcheck.watermark.serving.onnxruntime_genai_batch import LATE, Batch, Prompts, Requests, engine_name
+from wmcheck.watermark.serving.onnxruntime_genai_batch import LATE, Batch, Prompts, Requests, end_ids, engine_name
 from wmcheck.watermark.serving.selftest import OPTED_OUT, PROBE, Step, self_test
 
 try:
@@ -53,7 +53,8 @@ class WatermarkedGenerator:
         vocabulary = int(self.config["vocab_size"])
         deployment.check_model(tokenizer=str(folder), vocabulary=vocabulary)
         self.model = model if model is not None else og.Model(str(folder))
-        self_test(deployment, self._open_rows, vocabulary=vocabulary, engine=engine_name())
+        ends = end_ids(self.config)
+        self_test(deployment, self._open_rows, vocabulary=vocabulary, engine=engine_name(), ends=ends)
         self.marker = Marker(deployment, engine_name())
         self.marker.counters.write()
 

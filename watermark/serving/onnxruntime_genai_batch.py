@@ -38,11 +38,11 @@ class Batch:
         self, model: Any, config: Mapping[str, Any], marker: Marker, prompts: Prompts, requests: Requests, room: int,
         given: dict[str, Any],
     ) -> None:
-        pad, ends = int(config["pad_token_id"]), config["eos_token_id"]
+        pad = int(config["pad_token_id"])
         if not prompts or len(prompts) != len(requests) or any(not len(one) or one[-1] == pad for one in prompts):
             expected = f"a prompt a request, none of them empty or ending in the padding id {pad}"
             raise RequestError("malformed prompts", where="prompts", got=f"{len(prompts)} for {len(requests)}", expected=expected)
-        self._ends = frozenset(ends if isinstance(ends, list) else [ends])
+        self._ends = end_ids(config)
         width = max(len(prompt) for prompt in prompts)
         params, found = _parameters(model, config, {**given, "max_length": width + room, "batch_size": len(prompts)})
         self.outputs: list[list[int]] = [[] for _ in prompts]
@@ -98,6 +98,12 @@ class Batch:
 def engine_name() -> str:
     """``"onnxruntime_genai VERSION"``."""
     return f"onnxruntime_genai {og.__version__}"
+
+
+def end_ids(config: Mapping[str, Any]) -> frozenset[int]:
+    """The ids that end a row, by the model's configuration."""
+    ends = config["eos_token_id"]
+    return frozenset(ends if isinstance(ends, list) else [ends])
 
 
 def _parameters(model: Any, config: Mapping[str, Any], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

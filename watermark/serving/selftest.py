@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ Step = Callable[[Tensor], Tensor]
 
 def self_test(
     deployment: Deployment, open_rows: Callable[[Deployment, list[int], list[list[int]]], Step], *, vocabulary: int,
-    device: torch.device | str = "cpu", engine: str,
+    device: torch.device | str = "cpu", engine: str, ends: Iterable[int] = (),
 ) -> None:
     """Run a marked and an opted-out row through a hook, and detect the first.
 
@@ -37,6 +37,7 @@ def self_test(
         vocabulary: width of the logits.
         device: device of the logits.
         engine: for the message.
+        ends: ids after which the engine leaves a row, where they are others than the profile's special ids.
 
     Raises:
         ConfigError: the hook loses the watermark or changes the row that opted out. The engine must not start.
@@ -46,12 +47,13 @@ def self_test(
     probe = Deployment(profile, key, Policy(opt_out=True), state=deployment.state)
     generator = torch.Generator().manual_seed(0)
     # A prompt that no window repeats and that holds no special id.
-    usable = [number for number in range(min(vocabulary, 4096)) if number not in profile.special_ids]
+    never = {number for number in (*profile.special_ids, *ends) if number < vocabulary}
+    usable = [number for number in range(min(vocabulary, 4096)) if number not in never]
     prompt = usable[: profile.scheme.width + 1]
     outputs: list[list[int]] = [[], []]
     hook = open_rows(probe, prompt, outputs)
     masked = torch.zeros(vocabulary)
-    masked[[number for number in profile.special_ids if number < vocabulary]] = -torch.inf
+    masked[list(never)] = -torch.inf
     found = 0.0
     for step in range(STEPS):
         plain_logits = (0.01 * torch.randn(2, vocabulary, generator=generator) + masked).to(device)

@@ -133,6 +133,20 @@ def test_the_self_test_passes_a_sound_hook(tmp_path, scheme):
     self_test(deployment(tmp_path, scheme), hook(lambda before, after: after), vocabulary=VOCABULARY, engine="engine 1")
 
 
+def test_the_self_test_writes_no_token_that_ends_a_row(tmp_path):
+    """An engine leaves a row at its own end ids, which need not be among the profile's special ids."""
+    ends = range(20, VOCABULARY, 2)
+    written = []
+
+    def watched(before, after):
+        written.append(int(after[0].argmax()))
+        return after
+
+    self_test(deployment(tmp_path), hook(watched), vocabulary=VOCABULARY, engine="engine 1", ends=ends)
+    assert written
+    assert not set(written) & set(ends)
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
