@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from io import StringIO
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -24,6 +25,7 @@ from wmcheck.cli.reading import exit_code, records_of, settle_layout
 from wmcheck.cli.skipped import Skipped
 
 if TYPE_CHECKING:
+    from wmcheck.cli.layered import LayerPlan
     from wmcheck.watermark.candidate import Candidate
     from wmcheck.watermark.core.errors import RecordError
     from wmcheck.watermark.core.records import Record
@@ -116,6 +118,7 @@ class Run:
     """One invocation: state that must survive an error or an interrupt in the middle."""
 
     screen: Screen
+    layers: LayerPlan
 
     def __init__(self, paths: tuple[str, ...], options: dict[str, Any]) -> None:
         self.paths, self.options = paths, options
@@ -130,10 +133,13 @@ class Run:
         warn_uncommitted(self.candidates)
 
     def load(self) -> list[Candidate]:
-        """What to test."""
-        return load_candidates(
+        """What to test: the candidates and, of layered profiles, each layer."""
+        from wmcheck.cli.layered import LayerPlan
+
+        self.layers = LayerPlan(load_candidates(
             self.options["profile"], self.options["key"], self.options["tenant"], self.options["epoch"]
-        )
+        ))
+        return self.layers.candidates
 
     def inputs(self) -> tuple[str, ...]:
         """What the output must not replace."""
@@ -197,7 +203,7 @@ class Run:
         """A record as a line of the JSON-lines format, before the correction."""
         from wmcheck.cli.render import record_object
 
-        return record_object(one, None)
+        return record_object(self.layers.whole(one), None)
 
     def _records(self) -> Iterator[Record | RecordError]:
         from wmcheck.watermark.core.statistics import STATISTICS
@@ -212,21 +218,27 @@ class Run:
     def finish(self, out: TextIO, *, complete: bool) -> list[str]:
         """Correct and write what was found; the verdicts."""
         from wmcheck.cli.render import write_json, write_rows
-        from wmcheck.watermark.screen import corrected
+        from wmcheck.cli.runs import run_record
 
-        skipped = self.skipped.count
-        records, corpus = corrected(
+        skipped, layers = self.skipped.count, self.layers
+        records, corpus, parts = layers.corrected(
             self.results, self.screen.corpus(", ".join(self.paths)), family=self.options["family"]
         )
         layout = self.options["layout"]
         if layout == "json":
+            written = StringIO() if layers else out
             write_json(
-                out, records, corpus, self.alpha, skipped, configuration=self.configuration(), complete=complete
+                written, records, corpus, self.alpha, skipped, configuration=self.configuration(), complete=complete,
+                run=run_record(self.inputs()),
             )
+            if isinstance(written, StringIO):
+                layers.write_json(written.getvalue(), out, records, parts, self.alpha)
         elif layout == "jsonl":
+            layers.write_lines(out, records, parts, self.alpha)
             self._write_verdicts(out, records, corpus, complete=complete)
         else:
             write_rows(layout, out, records, corpus, self.alpha, skipped, complete=complete)
+            layers.write_rows(layout, out, records, parts, self.alpha)
         return [str(one.verdict(self.alpha)) for one in records] + [str(test.verdict(self.alpha)) for test in corpus]
 
     def _write_verdicts(self, out: TextIO, records: list[Screened], corpus: list[Detection], *, complete: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -66,7 +67,19 @@ def compare(paths: tuple[str, ...], **options: Any) -> None:
     with open_output(options["output"], _inputs(paths, options)) as out:
         case = _read(paths, options)
         found = [_compare(case, place, settings, quiet=options["quiet"]) for place in range(len(case.teachers))]
-        out.write(render(found, _layout(options), family=options["family"]))
+        layout = _layout(options)
+        text = render(found, layout, family=options["family"])
+        # Tags stand among the inputs, as texts or as files.
+        files = [name for name in _inputs(paths, options) if os.path.exists(name)]
+        out.write(_with_run(text, files) if layout == "json" else text)
+
+
+def _with_run(text: str, inputs: list[str]) -> str:
+    """A JSON report that says how it was made."""
+    from wmcheck.cli.runs import run_record
+
+    data = {**json.loads(text), "run": run_record(inputs)}
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _check(paths: tuple[str, ...], options: Mapping[str, Any]) -> None:

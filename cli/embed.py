@@ -21,6 +21,7 @@ from wmcheck.cli.options import key_option, open_output, profile_option, tenant_
 @profile_option(multiple=False)
 @key_option(multiple=False)
 @tenant_options(multiple=False)
+@click.option("--payload", metavar="N", help="Message that the texts carry, e.g. 0x2f3a; of profiles with a payload.")
 @click.option("--model", default="bundled:stories2m", show_default=True, envvar="WMCHECK_MODEL", metavar="NAME",
               help="bundled:stories2m, a model folder or a hub name.")
 @click.option("--no-watermark", is_flag=True, help="Ordinary text, for comparison.")
@@ -63,7 +64,7 @@ def embed(prompts_file: str | None, prompts: tuple[str, ...], **options: Any) ->
         hidden = not sys.stderr.isatty()
         with click.progressbar(records, length=len(left), label="embedding", file=sys.stderr, hidden=hidden) as bar:
             for record in bar:
-                out.write(json.dumps(record, ensure_ascii=False) + "\n")
+                out.write(json.dumps(record | message_of(key), ensure_ascii=False) + "\n")
 
 
 def _read_partial(options: dict[str, Any], jobs: list[str], key: Any) -> list[str]:
@@ -77,9 +78,17 @@ def _read_partial(options: dict[str, Any], jobs: list[str], key: Any) -> list[st
         lines = [line for line in file if line.endswith("\n")]
     records = [json.loads(line) for line in lines]
     same = [record["prompt"] for record in records] == jobs[: len(records)]
-    if not same or {record["key_id"] for record in records} - {key.id if key else None}:
-        raise ConfigError("the partial file belongs to another run", where=path, expected="the same prompts and key")
+    messages = {record.get("payload") for record in records} - {message_of(key).get("payload")}
+    if not same or messages or {record["key_id"] for record in records} - {key.id if key else None}:
+        raise ConfigError("the partial file belongs to another run", where=path, expected="the same prompts, key and payload")
     return lines
+
+
+def message_of(key: Any) -> dict[str, str]:
+    """The field of a record that says which message it carries."""
+    from wmcheck.watermark.payload import Payload
+
+    return {"payload": f"{key.message:#x}"} if isinstance(key, Payload) else {}
 
 
 def _watermark(options: dict[str, Any]) -> tuple[Any, Any]:
@@ -89,6 +98,8 @@ def _watermark(options: dict[str, Any]) -> tuple[Any, Any]:
     from wmcheck.watermark.profile import Profile
 
     if options["no_watermark"]:
+        if options["payload"] is not None:
+            raise ConfigError("ordinary text carries no payload", where="--payload", hint="leave out --no-watermark")
         return None, None
     if not options["profile"]:
         raise ConfigError(
@@ -96,7 +107,28 @@ def _watermark(options: dict[str, Any]) -> tuple[Any, Any]:
             hint="make one with 'wmcheck profile new', or say --no-watermark",
         )
     key = load_keys([options["key"]] if options["key"] else [])[0]
-    return Profile.load(options["profile"]), as_tenant(key, options["tenant"] or "", options["epoch"] or "")
+    profile = Profile.load(options["profile"])
+    return profile, _with_message(profile, as_tenant(key, options["tenant"] or "", options["epoch"] or ""), options["payload"])
+
+
+def _with_message(profile: Any, key: Any, payload: str | None) -> Any:
+    """The key, with the message that the texts shall carry."""
+    from wmcheck.watermark.core.errors import ConfigError
+    from wmcheck.watermark.payload import Payload, parse_message
+    from wmcheck.watermark.scheme import keyed
+
+    if payload is None:
+        if hasattr(profile.scheme, "messages") and profile.scheme.message is None:
+            raise ConfigError(
+                "the profile carries a payload, and none is given", where="--payload", expected="a message, e.g. 0x2f3a",
+                hint="--payload 0 embeds the message 0",
+            )
+        return key
+    profile.need_own("--payload")
+    found = Payload(key, parse_message(payload))
+    # Before the model is loaded: a scheme without messages, one that does not fit, a missing library.
+    keyed(profile.scheme, found)
+    return found
 
 
 @contextmanager

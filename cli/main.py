@@ -15,6 +15,7 @@ import click
 
 from wmcheck import __version__
 from wmcheck.cli import exits
+from wmcheck.cli.runs import ARGV
 
 if TYPE_CHECKING:
     from wmcheck.watermark.core.errors import WmcheckError
@@ -23,6 +24,7 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 
 # Verb -> (module:command, help line). Modules are imported when their verb runs: --help stays fast and without torch.
 VERBS = {
+    "attest": ("wmcheck.cli.attest:attest", "Sign a result, or a plan before the data are seen."),
     "audit-prf": ("wmcheck.cli.audit_prf:audit_prf", "Measured weaknesses of the keyed functions of watermarks, ours included."),
     "calibrate": ("wmcheck.cli.calibrate:calibrate", "Observed against nominal error on your own ordinary text."),
     "canary": ("wmcheck.cli.canary:canary", "Plan, test and size keyed behavioural canaries."),
@@ -36,7 +38,12 @@ VERBS = {
     "power": ("wmcheck.cli.power:power", "Tokens that a watermark needs, before deployment."),
     "probe": ("wmcheck.cli.probe:probe", "Ask a model the probe suites and log every answer."),
     "profile": ("wmcheck.cli.profile:profile", "Make and inspect watermark profiles."),
+    "radioactivity": ("wmcheck.cli.radioactivity:radioactivity", "Test whether a model was trained on watermarked text."),
+    "reduce": ("wmcheck.cli.reduce:reduce", "Merge the sketches of a corpus into results."),
     "scan": ("wmcheck.cli.scan:scan", "Find the watermarked spans of long texts."),
+    "scan-corpus": ("wmcheck.cli.scan_corpus:scan_corpus", "Sketch a corpus that does not fit, file by file."),
+    "trace": ("wmcheck.cli.trace:trace", "Name the account whose text leaked, among up to 2^20."),
+    "verify": ("wmcheck.cli.verify:verify", "Check a signed result and run its test again."),
 }
 
 
@@ -57,6 +64,7 @@ class Verbs(click.Group):
         if args and args[0] not in VERBS and args[0] not in ("--help", "-h", "--version"):
             _refuse_mistyped_verb(args[0])
             args = ["check", *args]
+        ctx.meta[ARGV] = tuple(args)
         return super().parse_args(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

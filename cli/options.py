@@ -117,9 +117,11 @@ def load_keys(sources: Sequence[str]) -> list[SecretKey | TenantKey]:
         ConfigError: no source was given.
     """
     from wmcheck.watermark.keys import load_key
+    from wmcheck.watermark.layers import rooted
 
     _need_keys(sources)
-    return [load_key(source) for source in sources]
+    # Tenants of a layered profile need the root that they come from.
+    return [rooted(load_key(source)) for source in sources]
 
 
 def _need_keys(sources: Sequence[str]) -> None:

@@ -113,13 +113,13 @@ def write_terms(out: TextIO, tests: Sequence[Detection]) -> None:
 
 def write_json(
     out: TextIO, screened: Sequence[Screened], corpus: Sequence[Detection], alpha: float, skipped: int, *,
-    configuration: Mapping[str, Any], complete: bool,
+    configuration: Mapping[str, Any], complete: bool, run: Mapping[str, Any],
 ) -> None:
-    """One JSON document under schema ``wmcheck.check/1``."""
+    """One JSON document under schema ``wmcheck.check/1``; ``run`` is that of :func:`wmcheck.cli.runs.run_record`."""
     data = {
         "schema": SCHEMA, "complete": complete, "alpha": alpha, "summary": summary(screened, corpus, alpha, skipped),
         "configuration": dict(configuration), "records": [record_object(one, alpha) for one in screened],
-        "corpus": [test.to_dict(alpha) for test in corpus],
+        "corpus": [test.to_dict(alpha) for test in corpus], "run": dict(run),
     }
     json.dump(data, out, indent=1, ensure_ascii=False)
     out.write("\n")

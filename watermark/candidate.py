@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wmcheck.watermark.core.statistics import ModelTerms
-from wmcheck.watermark.keys import SecretKey, TenantKey, as_tenant
+from wmcheck.watermark.keys import SecretKey, TenantKey
 from wmcheck.watermark.law import Law
+from wmcheck.watermark.layers import tenant_of
 from wmcheck.watermark.peer import Chosen
 from wmcheck.watermark.peer_keys import PeerKey
 from wmcheck.watermark.prf import I64
@@ -38,10 +39,10 @@ class Candidate:
 
     @classmethod
     def of(cls, profile: Profile, key: SecretKey | TenantKey | PeerKey, tenant: str = "", epoch: str = "") -> Candidate:
-        """The candidate for a tenant of ``key``; a peer's key has none."""
+        """The candidate for a tenant of ``key``; a peer's key has none. Errors as :func:`wmcheck.watermark.layers.tenant_of`."""
         if isinstance(key, PeerKey):
             return cls(profile, key, profile.commits_to(key))
-        tenant_key = as_tenant(key, tenant, epoch)
+        tenant_key = tenant_of(profile, key, tenant, epoch)
         return cls(profile, tenant_key, profile.commits_to(tenant_key, key))
 
     @cached_property
@@ -86,7 +87,9 @@ class Batch:
         if is_whole(candidate.profile.scheme):
             return np.flatnonzero(self.items.scored)
         if not candidate.profile.scheme.key_free_selection:
-            return self._first(self._code(candidate))
+            first = self._first(self._code(candidate))
+            members = getattr(candidate.profile.scheme, "members", None)
+            return first if members is None else first[members(self.items.windows[first], candidate.prf)]
         if self._kept is None:
             # Distinct windows are distinct pairs already.
             scheme = candidate.profile.scheme
@@ -97,6 +100,16 @@ class Batch:
     def _first(self, codes: NDArray[np.uint64]) -> I64:
         first = first_occurrences(in_document(codes, self.items.document))
         return first[self.items.scored[first]]
+
+    def left_out(self, candidate: Candidate, n: I64) -> tuple[I64, I64]:
+        """i64[documents] output tokens that are repeats, and that are excluded, where ``n`` are scored; those in contexts that
+        the key leaves to others are excluded."""
+        items, members = self.items, getattr(candidate.profile.scheme, "members", None)
+        if members is None:
+            return items.eligible - n, items.excluded
+        others = items.document[items.scored & ~members(items.windows, candidate.prf)]
+        count = np.bincount(others, minlength=items.documents)
+        return items.eligible - n - count, items.excluded + count
 
     def chosen(self, candidate: Candidate) -> Chosen:
         """The selected items, for a scheme that judges them as a whole."""

@@ -115,7 +115,7 @@ class Detector:
         scores, owner = batch.scores(candidate)
         terms = batch.terms(candidate) if self.statistic.needs_model else None
         evidence = self.statistic.evaluate(Sample(scores, owner, items.documents, null, terms))
-        return Tested(evidence, items.eligible - evidence.n, items.excluded), scores
+        return Tested(evidence, *batch.left_out(candidate, evidence.n)), scores
 
     def detections(
         self, tested: Sequence[Tested], index: int, *, document: str = "", where: str = "", tokens: str = "recorded"

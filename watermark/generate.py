@@ -11,9 +11,11 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from wmcheck.watermark.core.errors import ConfigError
 from wmcheck.watermark.keys import SecretKey, TenantKey
+from wmcheck.watermark.layers import tenant_of
 from wmcheck.watermark.prf import PrfKey
 from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.rows import RowKeys
+from wmcheck.watermark.scheme import keyed
 from wmcheck.watermark.windows import fresh_rows
 
 Key = SecretKey | TenantKey | None
@@ -46,8 +48,9 @@ class WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
             listed, self._any_rows = list(keys), False
         if not listed:
             raise ConfigError("no keys", where="WatermarkProcessor", expected="one key, or one a prompt (None opts out)")
-        label = profile.scheme.label()
-        made = {key: PrfKey.derive(key.tenant() if isinstance(key, SecretKey) else key, label) for key in listed if key}
+        made: dict[SecretKey | TenantKey, PrfKey] = {
+            key: keyed(profile.scheme, tenant_of(profile, key)) for key in listed if key
+        }
         self._prfs: list[PrfKey | None] = [made[key] if key else None for key in listed]
         self._each = rows_per_key
         self._special: dict[torch.device, Tensor] = {}
@@ -84,7 +87,14 @@ class WatermarkProcessor(LogitsProcessor):  # type: ignore[misc]
         """The rows to mark of those that have a key."""
         scheme, special = self.profile.scheme, self._special_on(input_ids.device)
         fresh = fresh_rows(input_ids, scheme.width, special, window_rule=scheme.window_rule).tolist()
-        return [row for row, both in enumerate(zip(fresh, keyed, strict=True)) if all(both)]
+        rows = [row for row, both in enumerate(zip(fresh, keyed, strict=True)) if all(both)]
+        more = getattr(scheme, "fresh", None)
+        if more is None or not rows:
+            return rows
+        each = len(keyed) // len(self._prfs)
+        functions = [prf for row in rows if (prf := self._prfs[row // each]) is not None]
+        allowed = more(input_ids[rows], RowKeys(functions, input_ids.device)).tolist()
+        return [row for row, new in zip(rows, allowed, strict=True) if new]
 
     def _keys_of(self, each: int, device: torch.device) -> RowKeys:
         """Keyed functions of all rows that have one, made once for a shape of batch and a device."""

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma
 
-from wmcheck.watermark.core.errors import KeyFileError, ProfileError
+from wmcheck.watermark.core.errors import ConfigError, KeyFileError, ProfileError
 from wmcheck.watermark.core.nulls import Null
 from wmcheck.watermark.core.registry import Registry
 from wmcheck.watermark.keys import SecretKey, TenantKey
+from wmcheck.watermark.payload import Payload
 from wmcheck.watermark.peer import PEERS
 from wmcheck.watermark.peer_keys import PeerKey
 from wmcheck.watermark.prf import I64, U32, U64, PrfKey
@@ -93,6 +94,11 @@ class Scheme(Protocol):
     # :func:`wmcheck.watermark.rows.mark_rows` calls it where ``keys.fuses(logits)``. Other rows keep every bit, and nothing
     # waits for the device.
 
+    # Optional: ``function(key) -> PrfKey``, the keyed function of a tenant's key, where ``label`` alone does not derive it.
+
+    # Optional: ``members(windows, key) -> bool[n]``, which contexts are the scheme's, where the key chooses some of them; and
+    # ``fresh(history, keys) -> bool [B]``, which rows may be marked of those that may by their windows.
+
     # Optional: ``aided(windows, tokens, law, key) -> Aided``, the likelihood ratios of items given a model's predictions at their
     # places. The items are those that are scored, of several documents: under the window rule no window occurs twice in a
     # document; without it no (effective seed, token) does, but windows may. For text that is independent of the key and any
@@ -112,6 +118,9 @@ SCHEMES: Registry[type[Scheme]] = Registry(
     "scheme",
     {
         "gumbel": "wmcheck.watermark.schemes.gumbel:Gumbel",
+        "layered": "wmcheck.watermark.schemes.layered:Layered",
+        "payload-code": "wmcheck.watermark.schemes.payload_code:PayloadCode",
+        "payload-shift": "wmcheck.watermark.schemes.payload:PayloadShift",
         "redgreen": "wmcheck.watermark.schemes.redgreen:RedGreen",
         "reweight": "wmcheck.watermark.schemes.reweight:Reweight",
         "tournament": "wmcheck.watermark.schemes.tournament:Tournament",
@@ -146,6 +155,7 @@ def keyed(scheme: Scheme, key: TenantKey | PeerKey) -> Any:
 
     Raises:
         KeyFileError: a key of another kind than the scheme's.
+        ConfigError: a key with a message for a scheme that carries none.
     """
     derive = getattr(scheme, "keyed", None)
     if isinstance(key, PeerKey) != (derive is not None):
@@ -154,7 +164,14 @@ def keyed(scheme: Scheme, key: TenantKey | PeerKey) -> Any:
             got=f"a peer's key, {key.shape}" if isinstance(key, PeerKey) else "a wmcheck key",
             expected="a wmk1_ key" if derive is None else "the peer's own key",
         )
-    return PrfKey.derive(key, scheme.label()) if derive is None else derive(key)
+    if isinstance(key, Payload) and not hasattr(scheme, "messages"):
+        raise ConfigError(
+            "the profile carries no payload", where="payload", got=f"scheme {scheme.name}",
+            expected="payload-shift or payload-code",
+            hint="make one with 'wmcheck profile new payload-shift', or leave out the payload",
+        )
+    function = derive or getattr(scheme, "function", None)
+    return PrfKey.derive(key, scheme.label()) if function is None else function(key)
 
 
 def takes(scheme: Scheme, key: SecretKey | TenantKey | PeerKey) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -41,14 +43,16 @@ def generate(language, processors, prompts, new=120, **options):
 def test_rows_with_their_own_keys_opt_out_and_left_padding(language, name):
     torch.manual_seed(1)
     profile = profile_of(language, name)
-    tenants = [KEY.tenant("a"), None, KEY.tenant("b")]
+    # A root each, as tenants of one root share layers of a layered profile.
+    keys = {who: SecretKey(hashlib.sha256(who.encode()).digest()) for who in ("a", "b")}
+    tenants = [keys["a"], None, keys["b"]]
     prompts = [ids.tolist() for ids in language.tokenizer.encode(["Once", "One day, a boy named Tim went", "The dog ran."])]
     assert min(map(len, prompts)) < profile.scheme.width
     rows = generate(language, [WatermarkProcessor(profile, tenants)], prompts, new=300)
     for row, (prompt, output) in enumerate(zip(prompts, rows, strict=True)):
         for tenant in ("a", "b"):
-            own = tenants[row] is not None and tenants[row].tenant_name == tenant
-            found = log10_p(profile, KEY.tenant(tenant), prompt, output)
+            own = tenants[row] is keys[tenant]
+            found = log10_p(profile, keys[tenant], prompt, output)
             assert (found < -4) == own, (row, tenant, found)
 
 
@@ -87,7 +91,7 @@ def test_half_precision_and_padded_vocabulary(language, name, dtype):
     """Logits as an engine would hand them over: half precision, 100 more columns than the tokenizer has ids."""
     torch.manual_seed(4)
     profile = profile_of(language, name)
-    processor = WatermarkProcessor(profile, KEY.tenant("a"))
+    processor = WatermarkProcessor(profile, KEY)
     ids, vocabulary = torch.tensor([[5, 6, 7, 8]]), language.tokenizer.vocabulary
     spread = torch.randn(1, vocabulary)
     for step in range(120):
@@ -96,7 +100,7 @@ def test_half_precision_and_padded_vocabulary(language, name, dtype):
         chosen = torch.multinomial(processor(ids, padded).float().softmax(-1), 1)
         assert chosen.item() < vocabulary
         ids = torch.cat([ids, chosen], 1)
-    assert detect_ids(ids[0].numpy(), profile, KEY.tenant("a")).log10_p < -8
+    assert detect_ids(ids[0].numpy(), profile, KEY).log10_p < -8
 
 
 def test_warpers_come_first(language):

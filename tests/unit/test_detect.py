@@ -11,6 +11,7 @@ import pytest
 from wmcheck.watermark import Candidate, Detector, Document, Profile, SecretKey, Verdict, correct, detect_ids
 from wmcheck.watermark.core.errors import InputError, KeyFileError
 from wmcheck.watermark.detect import scan_keys
+from wmcheck.watermark.layers import LayeredRoot
 from wmcheck.watermark.scheme import SCHEMES
 
 KEY = SecretKey(bytes((91 * i * i + 7 * i + 3) % 256 for i in range(32)))
@@ -32,11 +33,13 @@ def marked(profile, key, length, vocabulary=64, seed=0, prompt=()):
 
 @pytest.mark.parametrize("name", list(SCHEMES))
 def test_marked_is_detected_and_the_wrong_key_is_not(name):
-    profile = Profile.create(name, entropy_bits=3.0)
-    ids = marked(profile, KEY.tenant("a"), 200, vocabulary=5000)
-    assert detect_ids(ids, profile, KEY.tenant("a")).verdict(1e-6) is Verdict.DETECTED
-    assert detect_ids(ids, profile, KEY.tenant("b")).verdict(1e-6) is Verdict.NOT_DETECTED
-    assert detect_ids(ids, profile, KEY.tenant("a", "next")).verdict(1e-6) is Verdict.NOT_DETECTED
+    profile, other = Profile.create(name, entropy_bits=3.0), SecretKey(bytes((29 * i * i + 3 * i + 1) % 256 for i in range(32)))
+    # Accounts of one root share layers of a layered profile, which has tests of its own.
+    own, *wrong = [KEY, other] if name == "layered" else [KEY.tenant("a"), KEY.tenant("b"), KEY.tenant("a", "next")]
+    ids = marked(profile, own, 200, vocabulary=5000)
+    assert detect_ids(ids, profile, own).verdict(1e-6) is Verdict.DETECTED
+    for key in wrong:
+        assert detect_ids(ids, profile, key).verdict(1e-6) is Verdict.NOT_DETECTED
 
 
 def test_short_text_is_insufficient_not_negative():
@@ -81,21 +84,21 @@ def test_special_tokens_are_dropped_with_their_windows():
 
 
 def test_batch_equals_one_by_one_and_many_keys_equal_single_tests():
-    rng = np.random.default_rng(1)
+    rng, root = np.random.default_rng(1), LayeredRoot.of(KEY)
     documents = [Document(rng.integers(0, 30, size), min(size, 3)) for size in (0, 1, 3, 50, 200, 7)]
     for name in SCHEMES:
         for parameters in SCHEMES[name].examples():
             profile = Profile.create(name, parameters, special_ids=(4,))
-            detector = Detector([Candidate.of(profile, KEY, "x"), Candidate.of(profile, KEY, "y")])
+            detector = Detector([Candidate.of(profile, root, "x"), Candidate.of(profile, root, "y")])
             tested = detector.test(documents)
             for i, document in enumerate(documents):
                 for j, tenant in enumerate("xy"):
-                    single = detect_ids(document.ids, profile, KEY.tenant(tenant), prompt_length=document.prompt_length)
+                    single = detect_ids(document.ids, profile, root.tenant(tenant), prompt_length=document.prompt_length)
                     batched = detector.detections(tested, i)[j]
                     assert (batched.total, batched.n_scored, batched.n_repeated, batched.n_excluded, batched.log10_p) == (
                         single.total, single.n_scored, single.n_repeated, single.n_excluded, single.log10_p
                     )
-                    keys = scan_keys(document, profile, [KEY.tenant("x"), KEY.tenant("y")])
+                    keys = scan_keys(document, profile, [root.tenant("x"), root.tenant("y")])
                     assert keys.log_p[j] / math.log(10) == pytest.approx(single.log10_p, abs=1e-12)
 
 

@@ -28,9 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from wmcheck.watermark.core.errors import ConfigError, ProfileError
-from wmcheck.watermark.keys import SecretKey, TenantKey, as_tenant, load_key
+from wmcheck.watermark.keys import SecretKey, TenantKey, load_key
+from wmcheck.watermark.layers import rooted, tenant_of
 from wmcheck.watermark.prf import PrfKey
 from wmcheck.watermark.profile import Profile
+from wmcheck.watermark.scheme import keyed
 from wmcheck.watermark.serving.policy import Decision, Policy
 from wmcheck.watermark.tokenizer import load_tokenizer
 
@@ -67,6 +69,7 @@ class Deployment:
 
     Raises:
         ProfileError: the profile publishes commitments, and the key is behind none of them.
+        KeyFileError: a layered profile with the key of one tenant.
     """
 
     def __init__(
@@ -77,7 +80,10 @@ class Deployment:
         self.profile, self.policy, self.reasoning = profile, policy or Policy(default_tenant=""), reasoning
         self.state = state or default_state()
         self.key_id = key.id
-        self._key = key
+        # One root object, so that layers which accounts share are derived once.
+        self._key = rooted(key)
+        if isinstance(key, TenantKey):
+            tenant_of(profile, key)
         self._derived: OrderedDict[tuple[str, str], PrfKey] = OrderedDict()
         self._check_commitment()
 
@@ -128,7 +134,7 @@ class Deployment:
         Raises:
             KeyFileError: the deployment holds one tenant's key, and the decision names another tenant.
         """
-        return None if decision.tenant is None else as_tenant(self._key, decision.tenant, decision.epoch)
+        return None if decision.tenant is None else tenant_of(self.profile, self._key, decision.tenant, decision.epoch)
 
     def keyed(self, decision: Decision) -> PrfKey | None:
         """The keyed function that marks a request; None for one that opted out. Errors as :meth:`tenant_key`."""
@@ -139,7 +145,7 @@ class Deployment:
         if found is None:
             key = self.tenant_key(decision)
             assert key is not None
-            found = PrfKey.derive(key, self.profile.scheme.label())
+            found = keyed(self.profile.scheme, key)
         self._derived[name] = found
         if len(self._derived) > KEPT_TENANTS:
             self._derived.popitem(last=False)

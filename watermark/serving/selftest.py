@@ -45,6 +45,8 @@ def self_test(
     plain = {**deployment.profile.to_dict(), "commitments": []}
     profile, key = Profile.from_dict(plain, where=deployment.profile.name), SecretKey.new()
     probe = Deployment(profile, key, Policy(opt_out=True), state=deployment.state)
+    own = probe.tenant_key(probe.policy.decide(PROBE))
+    assert own is not None
     generator = torch.Generator().manual_seed(0)
     # A prompt that no window repeats and that holds no special id.
     never = {number for number in (*profile.special_ids, *ends) if number < vocabulary}
@@ -65,7 +67,7 @@ def self_test(
         for row in (0, 1):
             outputs[row].append(int(out[row].argmax()))
         if step % EACH == EACH - 1:
-            found = detect_ids(prompt + outputs[0], profile, key.tenant("self-test"), prompt_length=len(prompt)).log10_p
+            found = detect_ids(prompt + outputs[0], profile, own, prompt_length=len(prompt)).log10_p
             if found < SHOWN:
                 return
     raise _failed(engine, f"no watermark after {STEPS} tokens (log10 p {found:.1f})")

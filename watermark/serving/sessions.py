@@ -61,7 +61,7 @@ class Session:
     prompt: Sequence[int]
     output: Sequence[int]
     _length: int = -1
-    _code: int = 0
+    _codes: tuple[int, ...] = ()
     _tail: list[int] = field(default_factory=list)
     _seen: set[int] = field(default_factory=set)
     _old: U64 | None = None
@@ -94,6 +94,8 @@ class Windows:
     def __init__(self, deployment: Deployment) -> None:
         scheme = deployment.profile.scheme
         self.width, self.rule, self.reasoning = scheme.width, scheme.window_rule and scheme.width > 0, deployment.reasoning
+        # Widths at which windows must be new; of a scheme with several, each row has one of them.
+        self._scheme, self._widths = scheme, tuple(getattr(scheme, "widths", (scheme.width,))) if self.rule else ()
         special = deployment.profile.special_ids
         # One entry more than the largest special id: ids beyond it share the last, which is no special id.
         self._special = np.zeros(max(special, default=-1) + 2, bool)
@@ -113,7 +115,8 @@ class Windows:
         tails = [session.tail(max(width, LOOKED_BACK)) for session in sessions]
         short = [len(tail) < width for tail in tails]
         windows = np.array(
-            [tail[len(tail) - width :] if not less else [0] * width for tail, less in zip(tails, short, strict=True)], np.int64
+            [tail[len(tail) - width :] if not less else [0] * (width - len(tail)) + tail
+             for tail, less in zip(tails, short, strict=True)], np.int64
         )
         windows = windows.reshape(len(sessions), width)
         if windows.size and windows.min() < 0:
@@ -123,41 +126,77 @@ class Windows:
                 hint="asynchronous scheduling: see docs/serving.md for how this engine must be started",
             )
         held = np.any(self._special[np.minimum(windows, len(self._special) - 1)], axis=1).tolist()
-        codes = hash64(windows).tolist() if self.rule else [0] * len(sessions)
+        codes = np.stack([self._coded(windows, one) for one in self._widths], 1).tolist() if self.rule else [()] * len(sessions)
+        own = self._own(sessions, windows)
         reasons = []
         for place, session in enumerate(sessions):
-            repeated = self._advance(session, tails[place], codes[place], short[place])
+            repeated = self._advance(session, tails[place], codes[place], short[place], own[place])
             reasons.append(
                 "short" if short[place] else "reasoning" if session._inside and self.reasoning else "special" if held[place]
                 else "repeated" if repeated else ""
             )
         return windows, reasons
 
-    def _advance(self, session: Session, tail: list[int], code: int, short: bool) -> bool:
-        """Whether the window of the session occurred earlier in it; brings what it keeps to the current length."""
+    @staticmethod
+    def _coded(windows: I64, width: int) -> U64:
+        """u64[n]: codes of the last ``width`` ids; those of different widths share a set."""
+        return hash64(windows[:, windows.shape[1] - width :], width)
+
+    def _own(self, sessions: Sequence[Session], windows: I64) -> list[int]:
+        """Which of the widths is each session's."""
+        if len(self._widths) < 2:
+            return [0] * len(sessions)
+        import torch
+
+        from wmcheck.watermark.rows import RowKeys
+
+        scheme: Any = self._scheme
+        keyed = [(place, session.prf) for place, session in enumerate(sessions) if session.prf is not None]
+        found = [0] * len(sessions)
+        if keyed:
+            rows = [place for place, _ in keyed]
+            widths = scheme.own_widths(torch.from_numpy(windows[rows]), RowKeys([prf for _, prf in keyed])).tolist()
+            for place, width in zip(rows, widths, strict=True):
+                found[place] = self._widths.index(width)
+        return found
+
+    def _advance(self, session: Session, tail: list[int], codes: Sequence[int], short: bool, own: int) -> bool:
+        """Whether the window of the session occurred earlier in it; brings what it keeps to the current length.
+
+        Args:
+            session: the session.
+            tail: its last ids.
+            codes: of its window at each width.
+            short: it has no whole window yet.
+            own: which of the widths counts.
+        """
         length = len(session.prompt) + len(session.output)
         grown = length == session._length + 1 and session._length >= 0
         # An engine that rolled back and went on elsewhere may have the length of one that grew.
         if grown and tail[:-1] == session._tail[len(session._tail) + 1 - len(tail) :]:
-            if self.rule and session._length >= self.width:
-                session._seen.add(session._code)
+            session._seen.update(
+                code for code, width in zip(session._codes, self._widths, strict=True) if session._length >= width
+            )
             if self.reasoning:
                 last = session.output[-1] if len(session.output) else -1
                 session._inside = (session._inside or last == self.reasoning.start) and last != self.reasoning.end
         elif length != session._length:
             self._rebuild(session)
-        session._length, session._code, session._tail = length, code, tail
+        session._length, session._codes, session._tail = length, tuple(codes), tail
         if not self.rule or short:
             return False
-        return code in session._seen or _holds(session._old, code)
+        return codes[own] in session._seen or _holds(session._old, codes[own])
 
     def _rebuild(self, session: Session) -> None:
         ids = np.fromiter((*session.prompt, *session.output), np.int64)
         session._seen, session._old, session._inside = set(), None, False
-        if self.rule and len(ids) > self.width:
-            # All windows but the last one, which is the window of the next token.
-            earlier = np.lib.stride_tricks.sliding_window_view(ids, self.width)[:-1]
-            session._old = np.sort(hash64(earlier))
+        # All windows but the last one, which is the window of the next token.
+        earlier = [
+            self._coded(np.lib.stride_tricks.sliding_window_view(ids, width)[:-1], width)
+            for width in self._widths if len(ids) > width
+        ]
+        if earlier:
+            session._old = np.sort(np.concatenate(earlier))
         if self.reasoning:
             starts, ends = (np.flatnonzero(ids == one) for one in (self.reasoning.start, self.reasoning.end))
             session._inside = len(starts) > 0 and (len(ends) == 0 or starts[-1] > ends[-1])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from wmcheck.watermark.prf import PrfKey
+from wmcheck.watermark.rows import RowKeys
 from wmcheck.watermark.serving.deployment import Deployment
 from wmcheck.watermark.serving.marker import Marker, inside
 from wmcheck.watermark.serving.selftest import OPTED_OUT, PROBE, Step, self_test
@@ -79,6 +80,9 @@ class VllmV2:
             fresh &= ~inside(history, self.marker.deployment.reasoning)
         windows = history[:, history.shape[1] - width :].clamp(min=0)
         held = [self._slots[slots[row]] for row in rows]
+        more = getattr(self.marker.scheme, "fresh", None)
+        if more is not None:
+            fresh &= more(history, RowKeys([one.prf for one in held], device))
         lengths = [0] * len(rows)
         if any(one.sampling.seed is not None for one in held):
             lengths = (ctx.pos[index] + 1).tolist()

@@ -1,0 +1,232 @@
+"""The tables of the experiment, from the rows of the judge.
+
+    python paper_repro/radioactive_students/report.py --rows DIR/rows.jsonl --out paper_repro/results/radioactive_students.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from grid import KINDS, SCHEMES, SEEDS, SHARES, WIDTHS
+from judge import read_rows
+from scipy.stats import binomtest, kstest
+
+from wmcheck.watermark.radioactivity.dose import Excess, lower_bound, ratio
+
+Row = dict[str, Any]
+TESTS = ("sampled 1k", "weighted 1k", "sampled", "reading", "weighted", "weighted own", "contrast")
+CLEAR = -2.0
+ONE_SIDED = 0.975
+
+
+def log10_p(row: Row, test: str) -> float:
+    """Of one test of one student."""
+    return float(row["tests"][test]["log10_p"])
+
+
+def median(rows: Sequence[Row], test: str) -> float:
+    """Median log10 p over seeds."""
+    return float(np.median([log10_p(row, test) for row in rows]))
+
+
+def gain(rows: Sequence[Row], better: str, worse: str) -> float | None:
+    """Quotient of the median log10 p of two tests; None where the better one is not clear of chance."""
+    above, below = median(rows, better), median(rows, worse)
+    return above / below if above <= CLEAR and below < 0 else None
+
+
+def cells(rows: Sequence[Row], *fields: str) -> Iterable[tuple[tuple[Any, ...], list[Row]]]:
+    """Rows that agree in fields, in the order of the grid."""
+    orders: dict[str, list[Any]] = {"scheme": list(SCHEMES), "h": list(WIDTHS), "share": list(SHARES), "kind": list(KINDS)}
+    for values in itertools.product(*(orders[field] for field in fields)):
+        found = [row for row in rows if all(row[field] == value for field, value in zip(fields, values, strict=True))]
+        if found:
+            yield values, found
+
+
+def grid_table(rows: Sequence[Row]) -> list[str]:
+    """Medians over seeds of every cell."""
+    lines = [
+        f"| scheme | h | share | student | seeds | {' | '.join(TESTS)} | weighted / sampled | contrast / sampled |",
+        "|" + "---|" * (7 + len(TESTS)),
+    ]
+    for (scheme, width, share, kind), found in cells(rows, "scheme", "h", "share", "kind"):
+        figures = [f"{median(found, test):.1f}" for test in TESTS]
+        gains = [_figure(gain(found, test, "sampled"), "{:.1f}") for test in ("weighted", "contrast")]
+        lines.append(f"| {scheme} | {width} | {share}% | {kind} | {len(found)} | {' | '.join([*figures, *gains])} |")
+    return lines
+
+
+def gain_table(rows: Sequence[Row]) -> list[str]:
+    """How much more the open model says at equal tokens, over the students at which it says anything."""
+    lines = [
+        f"| scheme | h | students with p <= 1e{CLEAR:.0f} by any open test | weighted / sampled: median (quartiles) "
+        "| own text | contrast | weighted / reading | at 1k tokens |", "|" + "---|" * 8,
+    ]
+    pairs = (
+        ("weighted", "sampled"), ("weighted own", "sampled"), ("contrast", "sampled"), ("weighted", "reading"),
+        ("weighted 1k", "sampled 1k"),
+    )
+    for (scheme, width), found in cells(rows, "scheme", "h"):
+        clear = [row for row in found if min(log10_p(row, test) for test in ("weighted", "weighted own", "contrast")) <= CLEAR]
+        shown = [_quartiles([_gain_of(row, *pair) for row in clear]) for pair in pairs]
+        lines.append(f"| {scheme} | {width} | {len(clear)} of {len(found)} | {' | '.join(shown)} |")
+    return lines
+
+
+def _gain_of(row: Row, better: str, worse: str) -> float:
+    # Of p-values near 1 a quotient says nothing: 0.3 decades are those of a median p under the null hypothesis.
+    return log10_p(row, better) / min(log10_p(row, worse), -0.3)
+
+
+def _quartiles(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return f"{middle:.1f} ({low:.1f} to {high:.1f})"
+
+
+def found_table(rows: Sequence[Row], alpha: float = -3.0) -> list[str]:
+    """Share of students with p <= 10^alpha, by test."""
+    lines = [f"| scheme | h | share | students | {' | '.join(TESTS)} |", "|" + "---|" * (4 + len(TESTS))]
+    for (scheme, width, share), found in cells(rows, "scheme", "h", "share"):
+        shares = [f"{np.mean([log10_p(row, test) <= alpha for row in found]):.2f}" for test in TESTS]
+        lines.append(f"| {scheme} | {width} | {share}% | {len(found)} | {' | '.join(shares)} |")
+    return lines
+
+
+def null_table(rows: Sequence[Row], controls: Sequence[Row]) -> list[str]:
+    """What p-values do where there is nothing to find."""
+    lines = ["| null | test | p-values | <= .1 | <= .01 | smallest | P(so many <= .01) | KS p, too small |", "|" + "---|" * 8]
+    for name, get in (("never marked", _tested_p), ("wrong key", _wrong_p)):
+        source = controls if name == "never marked" else [*rows, *controls]
+        for test in TESTS if name == "never marked" else ("sampled", "reading", "weighted", "contrast"):
+            p = 10.0 ** np.array([get(row, test) for row in source])
+            if len(p):
+                lines.append(f"| {name} | {test} | {len(p)} | {uniform(p)} |")
+    return lines
+
+
+def uniform(p: np.ndarray) -> str:
+    """Counts at .1 and .01, the smallest p, the binomial tail of the count at .01, and KS against smaller than uniform."""
+    tail = binomtest(int((p <= 0.01).sum()), len(p), 0.01, alternative="greater").pvalue
+    ks = kstest(p, "uniform", alternative="greater").pvalue
+    return f"{(p <= 0.1).mean():.3f} | {(p <= 0.01).mean():.3f} | {p.min():.2g} | {tail:.2f} | {ks:.2f}"
+
+
+def _tested_p(row: Row, test: str) -> float:
+    return log10_p(row, test)
+
+
+def _wrong_p(row: Row, test: str) -> float:
+    return float(row["wrong"][test])
+
+
+def decoy_table(rows: Sequence[Row]) -> list[str]:
+    """Decoys of all students and controls together."""
+    lines = ["| test | decoys | share <= .05 | share <= .01 | mean of z | variance of z |", "|---|---|---|---|---|---|"]
+    for test in ("sampled 1k", "weighted 1k"):
+        found = [row["decoys"][test] for row in rows]
+        counts = np.array([one["count"] for one in found])
+        means = [float(np.average([one[name] for one in found], weights=counts)) for name in DECOY_MEANS]
+        lines.append(f"| {test} | {counts.sum():,} | " + " | ".join(f"{mean:.4f}" for mean in means) + " |")
+    return lines
+
+
+DECOY_MEANS = ("share_05", "share_01", "z_mean", "z_variance")
+
+
+def reference_of(row: Row, rows: Sequence[Row], test: str) -> Excess | None:
+    """The excess of the student of share 100% of the same cell under another key, the next seed there is."""
+    same = {
+        one["seed"]: one for one in rows
+        if one["share"] == 100 and all(one[name] == row[name] for name in ("scheme", "h", "kind")) and one["seed"] != row["seed"]
+    }
+    for step in range(1, len(SEEDS)):
+        seed = SEEDS[(SEEDS.index(row["seed"]) + step) % len(SEEDS)]
+        if seed in same:
+            found = same[seed]["tests"][test]
+            return Excess(found["excess"], found["se"], test, 1.0)
+    return None
+
+
+def doses(row: Row, rows: Sequence[Row], test: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The lower bound from the marked text itself, and the estimate from a reference student if there is one."""
+    shown: Any = SimpleNamespace(excess=row["tests"][test]["excess"], excess_se=row["tests"][test]["se"], test=test)
+    marked = Excess(row["marked"]["excess"], row["marked"]["se"], "marked text")
+    reference = reference_of(row, rows, test)
+    return lower_bound(shown, marked), ratio(shown, reference) if reference else None
+
+
+def dose_table(rows: Sequence[Row], test: str) -> list[str]:
+    """Estimates against truth."""
+    lines = [
+        "| scheme | h | true share | students | estimate: median (range) | interval holds the truth | interval: median width "
+        "| lower bound holds | lower bound: median |", "|" + "---|" * 9,
+    ]
+    for (scheme, width, share), found in cells(rows, "scheme", "h", "share"):
+        both = [doses(row, rows, test) for row in found]
+        lows = [low["low"] for low, _ in both]
+        known = [one for _, one in both if one is not None]
+        holds, spread, middle = "-", "-", "-"
+        if known and share < 100:
+            inside = [one["low"] <= share / 100 <= one["high"] for one in known]
+            values = [one["estimate"] for one in known if one["estimate"] is not None]
+            middle = f"{np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else "-"
+            holds, spread = f"{sum(inside)} of {len(inside)}", f"{np.median([one['high'] - one['low'] for one in known]):.2f}"
+        kept = sum(low <= share / 100 for low in lows)
+        lines.append(
+            f"| {scheme} | {width} | {share}% | {len(found)} | {middle} | {holds} | {spread} | {kept} of {len(lows)} "
+            f"| {np.median(lows):.3f} |"
+        )
+    return lines
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def section(title: str, text: str, table: Callable[[], list[str]]) -> list[str]:
+    """A heading, what to know, and a table."""
+    return ["", f"## {title}", "", text, "", *table()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    every = read_rows(args.rows)
+    rows = [row for row in every if row["share"]]
+    controls = [row for row in every if not row["share"]]
+    text = (Path(__file__).parent / "findings.md").read_text("utf-8").rstrip().splitlines()
+    text += section("Students found", "Share of students (four kinds together) with p <= 0.001.", lambda: found_table(rows))
+    text += section(
+        "Open against closed", "Quotients of log10 p at equal tokens, student by student; p-values of the closed test above .5 "
+        "count as .5, so quotients are rather too small.", lambda: gain_table(rows),
+    )
+    text += section(
+        "Controls", "`never marked`: students of share 0 under every key of their seed. `wrong key`: every student under a key "
+        "that nobody used. Bounds are upward, so shares below nominal are right.", lambda: null_table(rows, controls),
+    )
+    text += section("Decoys", "Random keys on a tenth of the tokens, over all students and controls.", lambda: decoy_table(every))
+    for test in ("weighted", "contrast"):
+        text += section(
+            f"Dose, {test} test", "The reference student has share 100% and the same kind, under another key.",
+            lambda test=test: dose_table(rows, test),  # type: ignore[misc]
+        )
+    text += section("Every cell", "log10 p, medians over seeds.", lambda: grid_table(rows))
+    page = "\n".join(text) + "\n"
+    print(page)
+    if args.out:
+        args.out.write_text(page, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
