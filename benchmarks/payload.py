@@ -1,6 +1,6 @@
 """Messages in a watermark: how many tokens a message needs, what edits cost, and seconds.
 
-    python benchmarks/payload.py [--texts 30] [--out benchmarks/results/payload.md]
+    python benchmarks/payload.py [--texts 15] [--out benchmarks/results/payload.md]
 
 Synthetic next-token laws of 1,000 tokens, 1 or 2 bits a token, embedded and read by the schemes, Gumbel-max with width 2. Edits:
 a substituted token spoils its own item and the two whose window holds it, which read a random lane instead. ``right`` is the
@@ -94,7 +94,7 @@ def generation(batch=8, vocabulary=128_256, rounds=7):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=30)
+    parser.add_argument("--texts", type=int, default=15)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -112,6 +112,8 @@ def main() -> None:
             seconds = float(np.median(spent[LENGTHS.index(300)]))
             lines.append(f"| {size} | {bits} | {edits:.0%} | " + " | ".join(cells) + f" | {seconds:.3f} |")
             print(lines[-1], flush=True)
+            if args.out:
+                args.out.write_text("\n".join(lines) + "\n", "utf-8")
     lines += ["", "| generation, V = 128,256 | ms a token, least of 7 |", "|---|---|", *generation()]
     print("\n".join(lines[-5:]), flush=True)
     if args.out:

@@ -21,11 +21,17 @@ EMBED = SHARED | SAMPLING | {"max_new_tokens"}
 CALIBRATE = (SHARED - {"model"}) | {"field", "tokens_field", "input_format", "strict", "statistic"}
 POWER = {"profile", "alpha", "model", "temperature", "top_k", "top_p"}
 SCAN = READ - {"model"}
+# The model of the file is one that predicts texts, not a suspect.
+RADIOACTIVITY = (SHARED - {"model"}) | {"field", "decoys", "strict"}
+TRACE = SCAN - {"tenant", "fail_on"}
+CORPUS = (SHARED - {"model", "alpha"}) | {"field", "tokens_field", "input_format", "strict"}
 REPEATABLE = {
     "check": {"profile", "key", "tenant", "epoch", "fail_on"}, "embed": set(), "power": {"profile"},
     "calibrate": {"profile", "key", "tenant", "epoch"}, "scan": {"profile", "key", "tenant", "epoch", "fail_on"},
+    "radioactivity": {"profile", "key", "tenant", "epoch"}, "trace": {"epoch"}, "scan-corpus": {"profile", "key", "tenant", "epoch"},
 }
-KNOWN = {"check": CHECK, "embed": EMBED, "power": POWER, "calibrate": CALIBRATE, "scan": SCAN}
+KNOWN = {"check": CHECK, "embed": EMBED, "power": POWER, "calibrate": CALIBRATE, "scan": SCAN,
+         "radioactivity": RADIOACTIVITY, "trace": TRACE, "scan-corpus": CORPUS}
 # What of the shared settings the verbs below 'key' and 'profile' take.
 NESTED = {
     "key": {verb: {"key"} for verb in ("show", "tenant", "commit", "check")},

@@ -94,8 +94,7 @@ class _Run:
         self.bar: Any = None
 
     def execute(self) -> int:
-        inputs = (*self.paths, *self.options["profile"], *self.options["key"])
-        with open_output(self.options["output"], inputs) as out:
+        with open_output(self.options["output"], self._inputs()) as out:
             try:
                 self._read(out)
             except BrokenPipeError:
@@ -113,6 +112,9 @@ class _Run:
             click.echo(f"warning: in {self.screen.unlike} records the recorded ids do not spell the text", err=True)
         self.skipped.summarize(len(self.results))
         return exit_code(verdicts, self.options, self.skipped.count)
+
+    def _inputs(self) -> tuple[str, ...]:
+        return (*self.paths, *self.options["profile"], *self.options["key"])
 
     def _read(self, out: TextIO) -> None:
         with ExitStack() as stack:
@@ -164,11 +166,13 @@ class _Run:
             self.skipped(error)
 
     def _finish(self, out: TextIO, *, complete: bool) -> list[str]:
+        from wmcheck.cli.runs import run_record
         from wmcheck.cli.spans import verdict, write
 
+        run = run_record(self._inputs()) if self.options["layout"] == "json" else None
         write(
             out, self.options["layout"], self.results, self.scanner, skipped=self.skipped.count,
-            configuration=self._configuration(), complete=complete,
+            configuration=self._configuration(), complete=complete, run=run,
         )
         return [str(verdict(one, self.scanner)) for one in self.results]
 

@@ -108,14 +108,14 @@ def line(kind: str, data: Mapping[str, Any]) -> str:
 
 def write(
     out: TextIO, layout: str, results: Sequence[Scanned], scanner: Scanner, *, skipped: int, configuration: Mapping[str, Any],
-    complete: bool,
+    complete: bool, run: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the results of a run; of JSON lines, those that had to wait for its end."""
+    """Write the results of a run; of JSON lines, those that had to wait for its end. ``run`` says how to repeat it."""
     summary = {"complete": complete, **_summary(results, scanner, skipped)}
     if layout == "json":
         json.dump({
             "schema": SCHEMA, **summary, "configuration": dict(configuration),
-            "records": [record_object(one, scanner, final=True) for one in results],
+            "records": [record_object(one, scanner, final=True) for one in results], "run": dict(run or {}),
         }, out, indent=1, ensure_ascii=False)
         out.write("\n")
     elif layout == "jsonl":

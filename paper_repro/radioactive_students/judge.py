@@ -4,8 +4,9 @@
 
 Open model: the probability-weighted test and the reading mode on 10,240 tokens of neutral text, and on the student's own text.
 Closed model: 10,240 tokens that the student wrote. Both also on a tenth. Students of another tokenizer are read where both
-tokenizations have a boundary, and their text is encoded again. The contrast takes off what a base of the same tokenizer says that
-never saw a mark. Each student is also tested under a wrong key and under decoys; controls under every key of their seed.
+tokenizations have a boundary, and their text is encoded again. ``contrast`` takes off what a base of the same tokenizer says that
+never saw a mark; ``frequent`` weights each context by the root of its frequency in unmarked text. Each student is also tested
+under a wrong key and under decoys; controls under every key of their seed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +39,13 @@ from wmcheck.watermark.radioactivity import (
     weighted_test,
     with_decoys,
 )
-from wmcheck.watermark.windows import Document
+from wmcheck.watermark.windows import Document, hash64
 
 TOKENS, TENTH = 10_240, 1_024
-DECOYS, MANY_DECOYS = 100, 1000
+DECOYS, MANY_DECOYS = 50, 1000
 LOGGED = 256
+# A context that unmarked text does not have counts as this often.
+NEVER = 0.1
 
 
 class Judge:
@@ -51,6 +55,7 @@ class Judge:
         self.school, self.pools = school, school.pools
         self._excess: dict[str, dict[str, float]] = {}
         self._read: dict[tuple[str, int], dict[str, Collected]] = {}
+        self._counts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._bases: dict[tuple[int, bool, int], Collected] = {}
 
     def rows(self, pupil: Pupil) -> Iterator[dict[str, Any]]:
@@ -72,10 +77,15 @@ class Judge:
         base = self._base(pupil, profile)
         row["tests"] = {name: short(one) for name, one in tests.items()}
         row["tests"]["contrast"] = short(contrast_test(held["weighted"], base, profile, key))
+        often = self.frequent(held["weighted"])
+        row["tests"]["frequent"] = short(weighted_test(often, profile, key))
+        row["tests"]["frequent contrast"] = short(contrast_test(often, self.frequent(base), profile, key))
         row["wrong"] = {
             name: round(_tested(name, held[name], profile, wrong).log10_p, 3) for name in ("weighted", "sampled", "reading")
         }
         row["wrong"]["contrast"] = round(contrast_test(held["weighted"], base, profile, wrong).log10_p, 3)
+        missed = contrast_test(often, self.frequent(base), profile, wrong)
+        row["wrong"]["frequent contrast"] = round(missed.log10_p, 3)
         count = MANY_DECOYS if not pupil.mark and pupil.kind == KINDS[0] else DECOYS
         row["decoys"] = {}
         for name in ("weighted 1k", "sampled 1k"):
@@ -106,6 +116,19 @@ class Judge:
             neutral = documents(self.pools.neutral().astype(np.int64), TOKENS)
             self._bases[place] = self._collected(pupil, model, profile, neutral)
         return self._bases[place]
+
+    def frequent(self, read: Collected) -> Collected:
+        """Each context also weighted by the root of how often unmarked text has it: the text has not seen the key."""
+        width = read.windows.shape[1]
+        if width not in self._counts:
+            texts = self.pools.plain().astype(np.uint32)
+            windows = np.lib.stride_tricks.sliding_window_view(texts, width, axis=1).reshape(-1, width)
+            self._counts[width] = np.unique(hash64(windows), return_counts=True)
+        codes, counts = self._counts[width]
+        place = np.minimum(np.searchsorted(codes, hash64(read.windows)), len(codes) - 1)
+        times = np.where(codes[place] == hash64(read.windows), counts[place], 0)
+        root = np.sqrt((times + NEVER) / (counts.max() + NEVER))
+        return replace(read, weights=read.weights * root[read.owner])
 
     def _collected(
         self, pupil: Pupil, model: LlamaForCausalLM, profile: Profile, texts: Sequence[Document]
@@ -174,7 +197,8 @@ def main() -> None:
     school = School(Pools(args.out))
     judge, path = Judge(school), args.out / "rows.jsonl"
     done = {row["student"] for row in read_rows(path)}
-    for pupil in everything():
+    # Students before controls, which are tested under many keys.
+    for pupil in sorted(everything(), key=lambda one: (one.seed, one.mark is None)):
         if pupil.name in done or not (args.out / "pupils" / f"{pupil.name}.written.npy").exists():
             continue
         lines = "".join(json.dumps(row) + "\n" for row in judge.rows(pupil))

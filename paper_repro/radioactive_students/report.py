@@ -20,7 +20,11 @@ from scipy.stats import binomtest, kstest
 from wmcheck.watermark.radioactivity.dose import Excess, lower_bound, ratio
 
 Row = dict[str, Any]
-TESTS = ("sampled 1k", "weighted 1k", "sampled", "reading", "weighted", "weighted own", "contrast")
+TESTS = (
+    "sampled 1k", "weighted 1k", "sampled", "reading", "weighted", "weighted own", "contrast", "frequent", "frequent contrast",
+)
+OPEN = TESTS[3:]
+WRONG = ("sampled", "reading", "weighted", "contrast", "frequent contrast")
 CLEAR = -2.0
 ONE_SIDED = 0.975
 
@@ -53,12 +57,12 @@ def cells(rows: Sequence[Row], *fields: str) -> Iterable[tuple[tuple[Any, ...], 
 def grid_table(rows: Sequence[Row]) -> list[str]:
     """Medians over seeds of every cell."""
     lines = [
-        f"| scheme | h | share | student | seeds | {' | '.join(TESTS)} | weighted / sampled | contrast / sampled |",
+        f"| scheme | h | share | student | seeds | {' | '.join(TESTS)} | weighted / sampled | frequent contrast / sampled |",
         "|" + "---|" * (7 + len(TESTS)),
     ]
     for (scheme, width, share, kind), found in cells(rows, "scheme", "h", "share", "kind"):
         figures = [f"{median(found, test):.1f}" for test in TESTS]
-        gains = [_figure(gain(found, test, "sampled"), "{:.1f}") for test in ("weighted", "contrast")]
+        gains = [_figure(gain(found, test, "sampled"), "{:.1f}") for test in ("weighted", "frequent contrast")]
         lines.append(f"| {scheme} | {width} | {share}% | {kind} | {len(found)} | {' | '.join([*figures, *gains])} |")
     return lines
 
@@ -67,14 +71,14 @@ def gain_table(rows: Sequence[Row]) -> list[str]:
     """How much more the open model says at equal tokens, over the students at which it says anything."""
     lines = [
         f"| scheme | h | students with p <= 1e{CLEAR:.0f} by any open test | weighted / sampled: median (quartiles) "
-        "| own text | contrast | weighted / reading | at 1k tokens |", "|" + "---|" * 8,
+        "| own text | contrast | frequent | frequent contrast | weighted / reading | at 1k tokens |", "|" + "---|" * 10,
     ]
     pairs = (
-        ("weighted", "sampled"), ("weighted own", "sampled"), ("contrast", "sampled"), ("weighted", "reading"),
-        ("weighted 1k", "sampled 1k"),
+        ("weighted", "sampled"), ("weighted own", "sampled"), ("contrast", "sampled"), ("frequent", "sampled"),
+        ("frequent contrast", "sampled"), ("weighted", "reading"), ("weighted 1k", "sampled 1k"),
     )
     for (scheme, width), found in cells(rows, "scheme", "h"):
-        clear = [row for row in found if min(log10_p(row, test) for test in ("weighted", "weighted own", "contrast")) <= CLEAR]
+        clear = [row for row in found if min(log10_p(row, test) for test in OPEN) <= CLEAR]
         shown = [_quartiles([_gain_of(row, *pair) for row in clear]) for pair in pairs]
         lines.append(f"| {scheme} | {width} | {len(clear)} of {len(found)} | {' | '.join(shown)} |")
     return lines
@@ -106,7 +110,7 @@ def null_table(rows: Sequence[Row], controls: Sequence[Row]) -> list[str]:
     lines = ["| null | test | p-values | <= .1 | <= .01 | smallest | P(so many <= .01) | KS p, too small |", "|" + "---|" * 8]
     for name, get in (("never marked", _tested_p), ("wrong key", _wrong_p)):
         source = controls if name == "never marked" else [*rows, *controls]
-        for test in TESTS if name == "never marked" else ("sampled", "reading", "weighted", "contrast"):
+        for test in TESTS if name == "never marked" else WRONG:
             p = 10.0 ** np.array([get(row, test) for row in source])
             if len(p):
                 lines.append(f"| {name} | {test} | {len(p)} | {uniform(p)} |")
@@ -216,7 +220,7 @@ def main() -> None:
         "that nobody used. Bounds are upward, so shares below nominal are right.", lambda: null_table(rows, controls),
     )
     text += section("Decoys", "Random keys on a tenth of the tokens, over all students and controls.", lambda: decoy_table(every))
-    for test in ("weighted", "contrast"):
+    for test in ("weighted", "frequent contrast"):
         text += section(
             f"Dose, {test} test", "The reference student has share 100% and the same kind, under another key.",
             lambda test=test: dose_table(rows, test),  # type: ignore[misc]

@@ -53,9 +53,9 @@ def check(smallest, levels=LEVELS):
 def test_nobody_wrote_it(text, name, parameters, length):
     profile, rng, smallest = Profile.create(name, parameters), np.random.default_rng(0), []
     names = [str(number) for number in range(64)]
-    for number in range(150):
+    judge = Judge(profile, alpha=0.05, tests=1, keys=128)
+    for number in range(120):
         tracer = Tracer(profile, root(number), names, ["a", "b"])
-        judge = Judge(profile, alpha=0.05, tests=1, keys=128)
         found = tracer.test(windows(text, rng, 1, length))[0]
         smallest.append(judge.trace(found).log10_p_adjusted * math.log(10))
     check(smallest)
@@ -67,12 +67,12 @@ def test_nobody_wrote_it(text, name, parameters, length):
 def test_records_share_keys_and_contexts(text):
     """All records and all together, in one run: any name at all is an error."""
     profile, rng, errors = Profile.create("gumbel", {"width": 1}), np.random.default_rng(1), []
-    for number in range(150):
+    judge = Judge(profile, alpha=0.05, tests=11, keys=40)
+    for number in range(100):
         tracer = Tracer(profile, root(number), [str(place) for place in range(40)])
         start = int(rng.integers(0, len(text) - 3000))
         documents = [Document(text[start + step : start + step + 200]) for step in range(0, 1000, 100)]
         found = [*tracer.test(documents), tracer.together()]
-        judge = Judge(profile, alpha=0.05, tests=11, keys=40)
         errors.append(min(judge.trace(one).log10_p_adjusted for one in found) * math.log(10))
     check(errors)
 
@@ -95,23 +95,23 @@ def test_someone_else_wrote_it(text, name):
         "layered", {"layers": LAYERS, "cohorts": 8}
     )
     names = [str(number) for number in range(60)]
-    for number in range(80):
+    judge = Judge(make_tracer(profile, root(0), names).profile, alpha=0.5, tests=1, keys=60)
+    for number in range(60):
         tracer = make_tracer(profile, root(number), names)
         start = int(rng.integers(0, len(text) - 400))
         document = Document(written(profile, root(number), "17", text[start : start + 260], rng))
-        judge = Judge(tracer.profile, alpha=0.5, tests=1, keys=60)
         trace = judge.trace(tracer.test([document])[0])
         innocent = [one["log10_p_adjusted"] for one in trace.named if one["account"] != "17"]
         right += any(one["account"] == "17" for one in trace.named)
         wrong.append(min(innocent, default=0.0) * math.log(10))
     check(wrong)
-    assert right > 70
+    assert right > 52
 
 
 def test_fragments(text):
     profile, rng, smallest = Profile.create("gumbel", {"width": 2}), np.random.default_rng(3), []
-    for number in range(100):
-        tracer = FragmentTracer(profile, root(number), [str(place) for place in range(40)], length=30)
+    for number in range(60):
+        tracer = FragmentTracer(profile, root(number), [str(place) for place in range(24)], length=30)
         tracer.add(windows(text, rng, 6, 60))
         smallest.append(judge_mixture(tracer.finish(), profile, alpha=0.05).log10_p_adjusted * math.log(10))
     check(smallest)

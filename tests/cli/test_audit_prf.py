@@ -48,8 +48,8 @@ def test_markdown_in_a_file_and_what_each_figure_stands_on(wm):
 @pytest.mark.parametrize(
     ("arguments", "line", "hint"),
     [
-        (["gumbl"], "CONTRACT: no such contract (got 'gumbl', expected gumbel, redgreen, ", None),
-        ([], "CONTRACT: no contract (expected gumbel, redgreen, ", None),
+        (["gumbl"], "CONTRACT: no such contract (got 'gumbl', expected gumbel, layered, ", None),
+        ([], "CONTRACT: no contract (expected gumbel, layered, ", None),
         (["gumbel", "--set", "width"], "--set: not a parameter (got 'width', expected NAME=VALUE)", ""),
         (["gumbel", "redgreen", "--set", "width=2"], "--set: parameters belong to one contract (got 2 contracts, ", None),
         (["gumbel", "--set", "width=99"], "scheme, width: impossible parameter (got 99, expected an integer from 1 to 16)", ""),

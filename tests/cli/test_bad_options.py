@@ -113,7 +113,7 @@ def test_a_tenants_key_for_another_tenant(wm, fail):
         ({"schema": "wmcheck.profile/2"}, "profile of a newer version (got wmcheck.profile/2, expected wmcheck.profile/1)",
          "upgrade wmcheck"),
         ({"schema": "other/1"}, "not a profile (got schema 'other/1', expected wmcheck.profile/1)", ""),
-        ({"scheme": "kgw3"}, "unknown scheme (got 'kgw3', expected gumbel, redgreen, reweight, tournament, dipmark, ", None),
+        ({"scheme": "kgw3"}, "unknown scheme (got 'kgw3', expected gumbel, layered, payload-code, payload-shift, ", None),
         ({"prf": "sha1"}, "unknown keyed function (got 'sha1', expected aes128-hkdf-sha256/1)", ""),
         ({"entropy_bits": -1}, "a field has an impossible value (", None),
     ],
@@ -150,7 +150,8 @@ def test_a_key_that_the_profile_does_not_commit_to_is_tested_with_a_warning(wm, 
         (["chekc", "suspect.jsonl"], "chekc: neither a verb nor a file", "did you mean 'wmcheck check'?"),
         (
             ["fingerprint"], "fingerprint: neither a verb nor a file",
-            "verbs: audit-prf, calibrate, canary, check, cohort, compare, demo, doctor, embed, key, power, probe, profile, scan",
+            "verbs: attest, audit-prf, calibrate, canary, check, cohort, compare, demo, doctor, embed, key, power, probe, "
+            "profile, radioactivity, reduce, scan, scan-corpus, trace, verify",
         ),
         (["suspect.jsnl"], "suspect.jsnl: no such file", ""),
         (["--verison"], "--verison: no such option", f"did you mean --version or --verbose? {SEE}"),

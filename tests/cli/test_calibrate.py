@@ -1,7 +1,6 @@
 """``wmcheck calibrate``: ordinary and templated text, certificates, blocklists, and what it refuses."""
 
 import json
-import os
 import signal
 
 import numpy as np
@@ -156,7 +155,7 @@ def test_interrupted_after_a_part(wm, ordinary, monkeypatch):
     def stop_at_the_third(self, *args, **options):
         calls.append(1)
         if len(calls) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return add(self, *args, **options)
 
     monkeypatch.setattr(Calibrator, "add", stop_at_the_third)

@@ -152,7 +152,7 @@ def test_a_profile_is_not_overwritten(wm, fail):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["kgw3"], "unknown scheme (got 'kgw3', expected gumbel, redgreen, reweight, tournament, "),
+        (["kgw3"], "unknown scheme (got 'kgw3', expected gumbel, layered, payload-code, payload-shift, "),
         (["gumbel", "--set", "width"], "--set: not a setting (got width, expected NAME=VALUE)"),
         (["gumbel", "--set", "wdth=4"], "bad parameters for scheme 'gumbel'"),
         (["gumbel", "--set", "width=wide"], "impossible parameter (got 'wide', expected an integer from"),

@@ -203,7 +203,7 @@ def test_impossible_values_that_pass(field, value):
 def test_unknown_schemes(name):
     error = refusal(data(scheme=name))
     assert (error.what, error.where, error.got) == ("unknown scheme", "lab.profile.json", repr(name))
-    assert error.expected.startswith("gumbel, redgreen, reweight, tournament, ")
+    assert error.expected.startswith("gumbel, layered, payload-code, payload-shift, redgreen, reweight, tournament, ")
 
 
 @pytest.mark.parametrize("name", [[], {}, ["redgreen"]])
@@ -389,7 +389,7 @@ def section(title):
 def fields(text):
     """Names in backquotes in the first column of tables."""
     columns = re.findall(r"^\|(?: \|)? ([^|]*)\|", text, re.MULTILINE)
-    return {name for column in columns for name in re.findall(r"`(\w+)`", column)}
+    return {name for column in columns for name in re.findall(r"`([\w-]+)`", column)}
 
 
 def test_the_documentation_lists_every_field():
@@ -399,7 +399,7 @@ def test_the_documentation_lists_every_field():
 
 
 def test_the_documentation_has_the_defaults():
-    rows = re.findall(r"^\| (?:`(\w+)`)? ?\| `(\w+)` \|[^|]*\| `?([^|`]+)`? \|$", section("Profile"), re.MULTILINE)
+    rows = re.findall(r"^\| (?:`([\w-]+)`)? ?\| `(\w+)` \|[^|]*\| `?([^|`]+)`? \|$", section("Profile"), re.MULTILINE)
     scheme, found = "", {}
     for name, parameter, value in rows:
         scheme = name or scheme

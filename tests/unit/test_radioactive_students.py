@@ -32,12 +32,15 @@ def study():
 
 def made_up(share: int, seed: int, excess: float, log10_p: float = -1.0) -> dict:
     one = {"log10_p": log10_p, "z": 1.0, "n": 100, "contexts": 50, "tokens": 100, "excess": excess, "se": 0.01}
-    names = ("sampled 1k", "weighted 1k", "sampled", "reading", "weighted", "weighted own", "contrast")
+    names = (
+        "sampled 1k", "weighted 1k", "sampled", "reading", "weighted", "weighted own", "contrast", "frequent",
+        "frequent contrast",
+    )
     decoys = {"count": 100, "log10_p_rank": -0.3, "z_mean": 0.0, "z_variance": 1.0, "share_05": 0.04, "share_01": 0.01}
     return {
         "student": f"x{share}-{seed}", "scheme": "gumbel", "h": 2, "share": share, "kind": "same fresh", "seed": seed,
         "aligned": 1.0, "tests": {name: dict(one) for name in names},
-        "wrong": dict.fromkeys(("weighted", "sampled", "reading", "contrast"), -0.3),
+        "wrong": dict.fromkeys(("weighted", "sampled", "reading", "contrast", "frequent contrast"), -0.3),
         "decoys": {"sampled 1k": decoys, "weighted 1k": decoys}, "marked": {"excess": 1.0, "se": 0.001},
     }
 

@@ -150,6 +150,8 @@ def _database(memory_limit: str, temporary: str | None, threads: int) -> Iterato
             detail = str(error).partition("\n")[0][:120]
             raise ConfigError("no amount of memory", where="--memory-limit", got=detail, expected="such as 3GB") from None
         with connection:
+            # The bar would be drawn on stdout, into the result.
+            connection.execute("SET enable_progress_bar = false")
             yield _Base(connection, duckdb)
     finally:
         shutil.rmtree(spill, ignore_errors=True)

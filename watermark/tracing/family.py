@@ -78,11 +78,11 @@ def describe(keys: int, tests: int, *, weighted: bool = False) -> str:
 
 def needed(profile: Profile, log_bar: float) -> int | None:
     """Scored tokens at which the author's planned score would reach a p-value of ``log_bar``; None if none are enough."""
-    if reaches(profile, MOST_TOKENS, log_bar) is False:
-        return None
     low, high = 0, 1
     while not reaches(profile, high, log_bar):
         low, high = high, 2 * high
+        if high > MOST_TOKENS:
+            return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reaches(profile, middle, log_bar) else (middle, high)
