@@ -28,7 +28,8 @@ CORPUS = (SHARED - {"model", "alpha"}) | {"field", "tokens_field", "input_format
 REPEATABLE = {
     "check": {"profile", "key", "tenant", "epoch", "fail_on"}, "embed": set(), "power": {"profile"},
     "calibrate": {"profile", "key", "tenant", "epoch"}, "scan": {"profile", "key", "tenant", "epoch", "fail_on"},
-    "radioactivity": {"profile", "key", "tenant", "epoch"}, "trace": {"epoch"}, "scan-corpus": {"profile", "key", "tenant", "epoch"},
+    "radioactivity": {"profile", "key", "tenant", "epoch"}, "trace": {"epoch"},
+    "scan-corpus": {"profile", "key", "tenant", "epoch"},
 }
 KNOWN = {"check": CHECK, "embed": EMBED, "power": POWER, "calibrate": CALIBRATE, "scan": SCAN,
          "radioactivity": RADIOACTIVITY, "trace": TRACE, "scan-corpus": CORPUS}
