@@ -169,7 +169,8 @@ def short(one: Radioactivity) -> dict[str, float]:
     """The figures of a result that the table needs."""
     return {
         "log10_p": round(one.log10_p, 3), "z": round(one.z, 3), "n": one.n_items, "contexts": one.n_contexts,
-        "tokens": one.tokens_read, "excess": round(one.excess, 6), "se": round(one.excess_se, 6),
+        "tokens": one.tokens_read, "total": float(f"{one.total:.5g}"), "excess": float(f"{one.excess:.4g}"),
+        "se": float(f"{one.excess_se:.4g}"),
     }
 
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from grid import KINDS, SCHEMES, SEEDS, SHARES, WIDTHS
+from grid import KINDS, SCHEMES, SHARES, WIDTHS
 from judge import read_rows
 from scipy.stats import binomtest, kstest
 
@@ -146,49 +146,71 @@ def decoy_table(rows: Sequence[Row]) -> list[str]:
 DECOY_MEANS = ("share_05", "share_01", "z_mean", "z_variance")
 
 
-def reference_of(row: Row, rows: Sequence[Row], test: str) -> Excess | None:
-    """The excess of the student of share 100% of the same cell under another key, the next seed there is."""
-    same = {
-        one["seed"]: one for one in rows
-        if one["share"] == 100 and all(one[name] == row[name] for name in ("scheme", "h", "kind")) and one["seed"] != row["seed"]
-    }
-    for step in range(1, len(SEEDS)):
-        seed = SEEDS[(SEEDS.index(row["seed"]) + step) % len(SEEDS)]
-        if seed in same:
-            found = same[seed]["tests"][test]
-            return Excess(found["excess"], found["se"], test, 1.0)
-    return None
+def reference_of(row: Row, rows: Sequence[Row], *, alike: bool) -> Row | None:
+    """The provider's own student: share 100% under the same key, trained like the suspect, or the other way (fresh or tuned)."""
+    tokenizer, training = row["kind"].split()
+    kind = row["kind"] if alike else f"{tokenizer} {'fresh' if training == 'tuned' else 'tuned'}"
+    fields = ("scheme", "h", "seed")
+    found = [
+        one for one in rows if one["share"] == 100 and one["kind"] == kind and all(one[name] == row[name] for name in fields)
+    ]
+    return found[0] if found else None
 
 
-def doses(row: Row, rows: Sequence[Row], test: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The lower bound from the marked text itself, and the estimate from a reference student if there is one."""
-    shown: Any = SimpleNamespace(excess=row["tests"][test]["excess"], excess_se=row["tests"][test]["se"], test=test)
-    marked = Excess(row["marked"]["excess"], row["marked"]["se"], "marked text")
-    reference = reference_of(row, rows, test)
-    return lower_bound(shown, marked), ratio(shown, reference) if reference else None
+def shown(row: Row, test: str) -> Excess:
+    """What is linear in the share: the total of a contrast, whose weights add up to about 0, or the mean excess."""
+    one = row["tests"][test]
+    if "contrast" in test:
+        return Excess(one["total"], abs(one["total"] / one["z"]) if one["z"] else np.inf, test)
+    return Excess(one["excess"], one["se"], test)
+
+
+def estimate(row: Row, reference: Row, test: str) -> dict[str, Any]:
+    """The share from a reference student of share 100%."""
+    own = shown(row, test)
+    suspect: Any = SimpleNamespace(excess=own.mean, excess_se=own.se)
+    return ratio(suspect, shown(reference, test))
+
+
+def bound(row: Row, test: str) -> float:
+    """The lower bound of the share from the marked text itself."""
+    own = shown(row, test)
+    suspect: Any = SimpleNamespace(excess=own.mean, excess_se=own.se)
+    return float(lower_bound(suspect, Excess(row["marked"]["excess"], row["marked"]["se"], "marked text"))["low"])
 
 
 def dose_table(rows: Sequence[Row], test: str) -> list[str]:
     """Estimates against truth."""
     lines = [
         "| scheme | h | true share | students | estimate: median (range) | interval holds the truth | interval: median width "
-        "| lower bound holds | lower bound: median |", "|" + "---|" * 9,
+        "| estimate, reference trained otherwise |", "|" + "---|" * 8,
     ]
     for (scheme, width, share), found in cells(rows, "scheme", "h", "share"):
-        both = [doses(row, rows, test) for row in found]
-        lows = [low["low"] for low, _ in both]
-        known = [one for _, one in both if one is not None]
-        holds, spread, middle = "-", "-", "-"
-        if known and share < 100:
-            inside = [one["low"] <= share / 100 <= one["high"] for one in known]
+        if share == 100:
+            continue
+        figures = []
+        for alike in (True, False):
+            pairs = [(row, reference_of(row, rows, alike=alike)) for row in found]
+            known = [estimate(row, reference, test) for row, reference in pairs if reference]
             values = [one["estimate"] for one in known if one["estimate"] is not None]
-            middle = f"{np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else "-"
-            holds, spread = f"{sum(inside)} of {len(inside)}", f"{np.median([one['high'] - one['low'] for one in known]):.2f}"
-        kept = sum(low <= share / 100 for low in lows)
-        lines.append(
-            f"| {scheme} | {width} | {share}% | {len(found)} | {middle} | {holds} | {spread} | {kept} of {len(lows)} "
-            f"| {np.median(lows):.3f} |"
-        )
+            figures.append(f"{np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else "-")
+            if alike and known:
+                inside = sum(one["low"] <= share / 100 <= one["high"] for one in known)
+                width_of = np.median([one["high"] - one["low"] for one in known])
+                figures += [f"{inside} of {len(known)}", f"{width_of:.2f}"]
+        if len(figures) == 4:
+            lines.append(f"| {scheme} | {width} | {share}% | {len(found)} | {' | '.join(figures)} |")
+    return lines
+
+
+def bound_table(rows: Sequence[Row]) -> list[str]:
+    """Lower bounds of the share against truth."""
+    lines = ["| test | true share | students | bound holds | median bound | largest bound |", "|---|---|---|---|---|---|"]
+    for test in ("sampled", "weighted", "frequent"):
+        for (share,), found in cells(rows, "share"):
+            lows = [bound(row, test) for row in found]
+            kept = sum(low <= share / 100 for low in lows)
+            lines.append(f"| {test} | {share}% | {len(found)} | {kept} | {np.median(lows):.3f} | {max(lows):.3f} |")
     return lines
 
 
@@ -222,9 +244,11 @@ def main() -> None:
     text += section("Decoys", "Random keys on a tenth of the tokens, over all students and controls.", lambda: decoy_table(every))
     for test in ("weighted", "frequent contrast"):
         text += section(
-            f"Dose, {test} test", "The reference student has share 100% and the same kind, under another key.",
+            f"Dose, {test} test", "The reference is a student of share 100% under the same key, trained like the suspect; in the "
+            "last column one that is fresh where the suspect is tuned, or the other way.",
             lambda test=test: dose_table(rows, test),  # type: ignore[misc]
         )
+    text += section("Dose, lower bounds", "From the excess of the marked text itself; no reference.", lambda: bound_table(rows))
     text += section("Every cell", "log10 p, medians over seeds.", lambda: grid_table(rows))
     page = "\n".join(text) + "\n"
     print(page)

@@ -159,7 +159,12 @@ def test_interrupted_after_a_part(wm, ordinary, monkeypatch):
         return add(self, *args, **options)
 
     monkeypatch.setattr(Calibrator, "add", stop_at_the_third)
-    done = wm("calibrate", "plain.jsonl", *FEW, "-o", "report.txt")
+    # A job in the background of a shell ignores the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        done = wm("calibrate", "plain.jsonl", *FEW, "-o", "report.txt")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert done.code == 130
     assert done.err.startswith("interrupted\n  note: what was written is in ")
     assert "INCOMPLETE: the run stopped after 50 of 60 records." in wm.read("report.txt.partial")

@@ -31,7 +31,9 @@ def study():
 
 
 def made_up(share: int, seed: int, excess: float, log10_p: float = -1.0) -> dict:
-    one = {"log10_p": log10_p, "z": 1.0, "n": 100, "contexts": 50, "tokens": 100, "excess": excess, "se": 0.01}
+    one = {
+        "log10_p": log10_p, "z": 1.0, "n": 100, "contexts": 50, "tokens": 100, "total": 50 * excess, "excess": excess, "se": 0.01,
+    }
     names = (
         "sampled 1k", "weighted 1k", "sampled", "reading", "weighted", "weighted own", "contrast", "frequent",
         "frequent contrast",
@@ -106,13 +108,16 @@ def test_one_process_at_a_time_makes_a_file(study, tmp_path):
     assert sorted(one.name for one in tmp_path.iterdir()) == ["x.lock", "x.npy"]
 
 
-def test_a_dose_is_read_off_a_reference_of_another_key(study):
-    rows = [made_up(100, 1, 0.5), made_up(100, 2, 0.4), made_up(30, 1, 0.12)]
-    bound, estimate = study.report.doses(rows[2], rows, "weighted")
+def test_a_dose_is_read_off_a_reference_of_the_same_key(study):
+    rows = [made_up(100, 1, 0.4), made_up(100, 2, 0.5), made_up(30, 1, 0.12)]
+    reference = study.report.reference_of(rows[2], rows, alike=True)
+    assert reference is rows[0]
+    estimate = study.report.estimate(rows[2], reference, "weighted")
     assert estimate["estimate"] == pytest.approx(0.3)
     assert estimate["low"] < 0.3 < estimate["high"]
-    assert bound["low"] == pytest.approx((0.12 - 0.0196) / 1.00196, rel=1e-3)
-    assert study.report.reference_of(rows[0], rows[:1], "weighted") is None
+    assert study.report.estimate(rows[2], reference, "contrast")["estimate"] == pytest.approx(0.3)
+    assert study.report.bound(rows[2], "weighted") == pytest.approx((0.12 - 0.0196) / 1.00196, rel=1e-3)
+    assert study.report.reference_of(rows[2], rows, alike=False) is None
 
 
 def test_the_tables_name_every_cell_and_gains_need_something_found(study):
@@ -123,7 +128,8 @@ def test_the_tables_name_every_cell_and_gains_need_something_found(study):
     assert table[3].endswith("| - | - |")
     assert study.report.gain(rows[:3], "weighted", "sampled") == pytest.approx(1.0)
     assert study.report.found_table(rows)[2].endswith("1.00 |")
-    assert len(study.report.dose_table(rows, "weighted")) == 4
+    assert len(study.report.dose_table(rows, "weighted")) == 3
+    assert len(study.report.bound_table(rows)) == 2 + 3 * 2
 
 
 def test_uniform_p_values_look_uniform_and_small_ones_do_not(study):
