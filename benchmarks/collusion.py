@@ -32,7 +32,7 @@ BITS, ALPHA, FAMILY = 2, 1e-6, 1 << 20
 LOOSE, INNOCENT = 0.05, 1 << 8
 FRAGMENT = 30
 COALITIONS, LENGTHS = (2, 5, 20), (300, 1000, 3000, 10_000)
-TRIALS, LOOSE_TRIALS = 100, 400
+TRIALS, LOOSE_TRIALS = 100, {"sum": 5000, "fragments": 400}
 NULL = ExponentialNull(True)
 
 
@@ -84,15 +84,16 @@ def who(pool: Floats, rng: np.random.Generator) -> list[str]:
 
 def innocents(rng: np.random.Generator) -> list[str]:
     """Shares of texts of which any of 256 innocent accounts is named at 0.05: their scores do not depend on who wrote it."""
-    rows = ["| tokens | texts | sum | fragments | expected at most |", "|---|---|---|---|---|"]
+    rows = ["| tokens | sum | fragments | expected at most |", "|---|---|---|---|"]
     for length in (300, 1000):
-        hits = {"sum": 0, "fragments": 0}
-        for _ in range(LOOSE_TRIALS):
-            scores = rng.exponential(size=(INNOCENT, length))
-            for way in hits:
-                hits[way] += bool(adjusted(float(log_p(scores, way).min()), INNOCENT, 1) <= math.log(LOOSE))
-        cells = [f"{count} ({count / LOOSE_TRIALS:.3f})" for count in hits.values()]
-        rows.append(f"| {length} | {LOOSE_TRIALS} | {cells[0]} | {cells[1]} | {LOOSE} |")
+        cells = []
+        for way, texts in LOOSE_TRIALS.items():
+            hits = 0
+            for _ in range(texts):
+                scores = rng.exponential(size=(INNOCENT, length))
+                hits += bool(adjusted(float(log_p(scores, way).min()), INNOCENT, 1) <= math.log(LOOSE))
+            cells.append(f"{hits} of {texts} texts ({hits / texts:.4f})")
+        rows.append(f"| {length} | {cells[0]} | {cells[1]} | {LOOSE} |")
         print(rows[-1], flush=True)
     return rows
 

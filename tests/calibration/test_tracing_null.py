@@ -54,7 +54,7 @@ def test_nobody_wrote_it(text, name, parameters, length):
     profile, rng, smallest = Profile.create(name, parameters), np.random.default_rng(0), []
     names = [str(number) for number in range(64)]
     judge = Judge(profile, alpha=0.05, tests=1, keys=128)
-    for number in range(80):
+    for number in range(60):
         tracer = Tracer(profile, root(number), names, ["a", "b"])
         found = tracer.test(windows(text, rng, 1, length))[0]
         smallest.append(judge.trace(found).log10_p_adjusted * math.log(10))
