@@ -67,14 +67,14 @@ class Judge:
 
     def _row(self, pupil: Pupil, mark: Mark, model: LlamaForCausalLM) -> dict[str, Any]:
         profile, key = mark.profile(self.pools.tokenizer), mark.key()
-        held = self._held(pupil, model, profile)
+        held = self.held(pupil, model, profile)
         wrong = Mark(mark.scheme, mark.width, mark.seed + 100).key()
         row: dict[str, Any] = {
             "student": pupil.name, "scheme": mark.scheme, "h": mark.width, "share": pupil.share, "kind": pupil.kind,
             "seed": pupil.seed, "aligned": round(held["weighted"].aligned, 4),
         }
         tests = {name: _tested(name, read, profile, key) for name, read in held.items()}
-        base = self._base(pupil, profile)
+        base = self.base(pupil, profile)
         row["tests"] = {name: short(one) for name, one in tests.items()}
         row["tests"]["contrast"] = short(contrast_test(held["weighted"], base, profile, key))
         often = self.frequent(held["weighted"])
@@ -95,7 +95,7 @@ class Judge:
             row["marked"] = self._marked(mark, profile)
         return row
 
-    def _held(self, pupil: Pupil, model: LlamaForCausalLM, profile: Profile) -> dict[str, Collected]:
+    def held(self, pupil: Pupil, model: LlamaForCausalLM, profile: Profile) -> dict[str, Collected]:
         """What each test reads. It depends on no key, so that controls read once for each width."""
         place = (pupil.name, profile.scheme.width)
         if place not in self._read:
@@ -108,7 +108,7 @@ class Judge:
             self._read[place] = held
         return self._read[place]
 
-    def _base(self, pupil: Pupil, profile: Profile) -> Collected:
+    def base(self, pupil: Pupil, profile: Profile) -> Collected:
         """The base of the student's tokenizer on the neutral text: what tuned students come from, a stranger to fresh ones."""
         place = (pupil.seed, pupil.other, profile.scheme.width)
         if place not in self._bases:

@@ -1,12 +1,15 @@
 """The tables of the experiment, from the rows of the judge.
 
-    python paper_repro/radioactive_students/report.py --rows DIR/rows.jsonl --out paper_repro/results/radioactive_students.md
+    python paper_repro/radioactive_students/report.py --rows DIR/rows.jsonl --nulls DIR/nulls.json --out FILE.md
+
+Beside the page, ``FILE.jsonl`` gets the log10 p of every student.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,6 +127,29 @@ def uniform(p: np.ndarray) -> str:
     return f"{(p <= 0.1).mean():.3f} | {(p <= 0.01).mean():.3f} | {p.min():.2g} | {tail:.2f} | {ks:.2f}"
 
 
+def unused_table(nulls: dict[str, dict[str, list[float]]]) -> list[str]:
+    """One student without marked text under many unused keys, schemes and widths together and by scheme."""
+    lines = ["| scheme | test | p-values | <= .1 | <= .01 | smallest | P(so many <= .01) | KS p, too small |", "|" + "---|" * 8]
+    names = [*dict.fromkeys(name.split()[0] for name in nulls)]
+    for scheme in (*names, "all"):
+        chosen = [found for name, found in nulls.items() if scheme in (name.split()[0], "all")]
+        for test in chosen[0]:
+            p = 10.0 ** np.concatenate([found[test] for found in chosen])
+            lines.append(f"| {scheme} | {test} | {len(p)} | {uniform(p)} |")
+    return lines
+
+
+def figures(rows: Iterable[Row]) -> str:
+    """One line a row: which student, and log10 p of every test."""
+    lines = []
+    for row in rows:
+        held = {name: row[name] for name in ("student", "scheme", "h", "share", "kind", "seed", "aligned")}
+        held["log10_p"] = {test: log10_p(row, test) for test in TESTS}
+        held["wrong_key_log10_p"] = row["wrong"]
+        lines.append(json.dumps(held))
+    return "\n".join(lines) + "\n"
+
+
 def _tested_p(row: Row, test: str) -> float:
     return log10_p(row, test)
 
@@ -226,12 +252,16 @@ def section(title: str, text: str, table: Callable[[], list[str]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--nulls", type=Path)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     every = read_rows(args.rows)
     rows = [row for row in every if row["share"]]
     controls = [row for row in every if not row["share"]]
     text = (Path(__file__).parent / "findings.md").read_text("utf-8").rstrip().splitlines()
+    seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
+    count = len({row["student"] for row in controls})
+    text += ["", f"In the tables: {len(rows)} students of 432 (seed {seeds}) and {count} controls."]
     text += section("Students found", "Share of students (four kinds together) with p <= 0.001.", lambda: found_table(rows))
     text += section(
         "Open against closed", "Quotients of log10 p at equal tokens, student by student; p-values of the closed test above .5 "
@@ -241,6 +271,12 @@ def main() -> None:
         "Controls", "`never marked`: students of share 0 under every key of their seed. `wrong key`: every student under a key "
         "that nobody used. Bounds are upward, so shares below nominal are right.", lambda: null_table(rows, controls),
     )
+    if args.nulls:
+        nulls = json.loads(args.nulls.read_text("utf-8"))
+        text += section(
+            "Unused keys", "One student of share 0 (`same fresh`, seed 1) under many keys: student and text are fixed and keys "
+            "independent, so these p-values are independent.", lambda: unused_table(nulls),
+        )
     text += section("Decoys", "Random keys on a tenth of the tokens, over all students and controls.", lambda: decoy_table(every))
     for test in ("weighted", "frequent contrast"):
         text += section(
@@ -254,6 +290,7 @@ def main() -> None:
     print(page)
     if args.out:
         args.out.write_text(page, "utf-8")
+        args.out.with_suffix(".jsonl").write_text(figures(every), "utf-8")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "paper_repro" / "radioactive_students"
-MODULES = ("grid", "pools", "pupils", "make", "judge", "report")
+MODULES = ("grid", "pools", "pupils", "make", "judge", "nulls", "report")
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +139,18 @@ def test_uniform_p_values_look_uniform_and_small_ones_do_not(study):
     assert float(fair[-1]) > 0.5
     assert float(unfair[-1]) < 0.01
     assert float(unfair[-2]) < 0.01
+
+
+def test_a_control_under_many_keys_is_shown_by_scheme_and_together(study):
+    p = [float(x) for x in np.log10((np.arange(100) + 0.5) / 100)]
+    table = study.report.unused_table({"gumbel 1": {"weighted": p}, "gumbel 2": {"weighted": p}, "redgreen 1": {"weighted": p}})
+    assert [line.split(" | ")[:3] for line in table[2:]] == [
+        ["| gumbel", "weighted", "200"], ["| redgreen", "weighted", "100"], ["| all", "weighted", "300"],
+    ]
+    assert table[2].split(" | ")[3] == "0.100"
+
+
+def test_the_figures_of_a_student_are_one_line(study):
+    lines = study.report.figures([made_up(30, 1, 0.1), made_up(10, 2, 0.1)]).splitlines()
+    assert [json.loads(line)["share"] for line in lines] == [30, 10]
+    assert json.loads(lines[0])["log10_p"]["weighted"] == -1.0
