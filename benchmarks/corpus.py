@@ -131,14 +131,13 @@ def documents() -> Iterator[str]:
     pool = sentences()
     walk, rng = Walk(pool, tokenizer), np.random.default_rng(SEED)
     key = PrfKey.derive(planted("planted").tenant(), Gumbel(width=WIDTH).label())
-    rows = np.array([json.dumps(text)[1:-1] for text in pool], object)
+    rows = np.array([*map(_escaped, pool)], object)
     number, per_round = 0, round(ROWS / MARKED)
     plain_walks = round(per_round * (WALKS - MARKED) / ROWS)
     while True:
-        fresh = [json.dumps(text)[1:-1] for text in walk.marked(ROWS, rng, key)]
-        kinds = [("marked", fresh)]
-        kinds += [("walk", [json.dumps(text)[1:-1] for text in walk.plain(ROWS, rng)]) for _ in range(plain_walks)]
-        queues = {"marked": iter(fresh), "walk": iter([text for kind, texts in kinds for text in texts if kind == "walk"])}
+        marked = walk.marked(ROWS, rng, key)
+        walks = [text for _ in range(plain_walks) for text in walk.plain(ROWS, rng)]
+        queues = {kind: map(_escaped, texts) for kind, texts in (("marked", marked), ("walk", walks))}
         draws = rng.permutation(per_round)
         for start in range(0, per_round, ROWS):
             mixed = rows[rng.integers(0, len(rows), (min(ROWS, per_round - start), SENTENCES))]
@@ -147,6 +146,11 @@ def documents() -> Iterator[str]:
                 text = " ".join(parts) if kind == "mixed" else next(queues[kind])
                 number += 1
                 yield f'{{"id": "{kind}-{number}", "text": "{text}"}}\n'
+
+
+def _escaped(text: str) -> str:
+    """As it stands between the quotes of JSON."""
+    return json.dumps(text)[1:-1]
 
 
 def make(out: Path, megabytes: int) -> None:
@@ -199,10 +203,9 @@ def report(folder: Path) -> list[str]:
     """What a scan cost and found."""
     merged = merge_heads([folder])
     counts = [counts for _, counts in merged.units.values()]
-    costs = [head.cost for head in merged.heads]
+    cost = merged.cost
     read, tokens = sum(one.read for one in counts), sum(one.tokens for one in counts)
-    parts = {name: sum(getattr(cost, name) for cost in costs) for name in ("encoding", "testing", "reading")}
-    whole = sum(parts.values())
+    whole = cost.processor
     wall = max(os.path.getmtime(path) for path in merged.files) - os.path.getmtime(folder / "scan.json")
     result, reduce_wall, reduce_cpu, reduce_peak = reduced(folder)
     kept = sum(one["sampled"]["kept"] for one in result["corpus"][:1])
@@ -212,9 +215,9 @@ def report(folder: Path) -> list[str]:
         f"| tasks | {len(merged.files)} of {len(merged.files) + merged.missing} |",
         f"| scan, wall | {wall:,.0f} s, {read / 1e6 / wall:.2f} MB/s |",
         f"| scan, processor | {whole:,.0f} CPU-s, {read / 1e6 / whole:.2f} MB a CPU-s |",
-        f"| of that tokenizing | {parts['encoding'] / whole:.0%} |", f"| testing | {parts['testing'] / whole:.0%} |",
-        f"| reading | {parts['reading'] / whole:.0%} |",
-        f"| peak memory of a worker | {max(cost.peak for cost in costs) / 1e9:.2f} GB |",
+        f"| of that tokenizing | {cost.encoding / whole:.0%} |", f"| testing | {cost.testing / whole:.0%} |",
+        f"| reading | {cost.reading / whole:.0%} |",
+        f"| peak memory of a worker | {cost.peak / 1e9:.2f} GB |",
         f"| sketches | {sum(os.path.getsize(path) for path in merged.files) / 1e6:.0f} MB, {kept:,} codes |",
         f"| reduce | {reduce_wall:.1f} s wall, {reduce_cpu:.1f} CPU-s, peak {reduce_peak / 1e9:.2f} GB |",
         f"| sample | 1 in {result['sample']} |",

@@ -57,10 +57,10 @@ def attest(ctx: click.Context, /, result: str | None, **options: Any) -> None:
         raise click.UsageError("--html and --reveal-key belong to a result", ctx)
     inputs = [name for name in (result, options["sign"], options["plan"], *options["reveal"]) if name]
     with open_output(options["output"], inputs) as out:
-        out.write(_signed(result, options, inputs))
+        out.write(_signed(result, options, inputs).to_bytes().decode("ascii"))
 
 
-def _signed(result: str | None, options: Mapping[str, Any], inputs: Sequence[str]) -> str:
+def _signed(result: str | None, options: Mapping[str, Any], inputs: Sequence[str]) -> Sealed:
     from wmcheck.watermark.evidence.bundle import BUNDLE, PLAN, Sealed, read_bytes
     from wmcheck.watermark.evidence.strict import parse
 
@@ -77,16 +77,14 @@ def _signed(result: str | None, options: Mapping[str, Any], inputs: Sequence[str
     if schema in (BUNDLE, PLAN):
         return _add_timestamp(Sealed.parse(data, schema, result), signer, options, result)
     statement = _statement(found, result, signer, options)
-    sealed = Sealed(BUNDLE, signer.sign(statement.payload()))
-    text = _stamped(sealed, signer, options["timestamp"])
+    sealed = _stamped(Sealed(BUNDLE, signer.sign(statement.payload())), signer, options["timestamp"])
     if options["html"]:
-        from wmcheck.watermark.evidence.bundle import Sealed as Kind
         from wmcheck.watermark.evidence.page import render_page
 
-        page = render_page(Kind.parse(text.encode(), BUNDLE, result), statement, plan=_plan_of(statement))
+        page = render_page(sealed, statement, plan=_plan_of(statement))
         with open_output(options["html"], [*inputs, *filter(None, [options["output"]])]) as out:
             out.write(page)
-    return text
+    return sealed
 
 
 def _plan_of(statement: ResultStatement) -> PlanStatement | None:
@@ -99,7 +97,6 @@ def _statement(found: Any, where: str, signer: Signer, options: Mapping[str, Any
     """The statement of a result, if it can be run again."""
     from wmcheck.watermark.core.errors import InputError
     from wmcheck.watermark.evidence.statement import ResultStatement, check_inputs, signer_of
-    from wmcheck.watermark.evidence.strict import canonical, parse
     from wmcheck.watermark.evidence.summary import summarize
 
     run = found.get("run") if isinstance(found, dict) else None
@@ -119,7 +116,7 @@ def _statement(found: Any, where: str, signer: Signer, options: Mapping[str, Any
         _plan(options["plan"], signer), signer_of(signer.identity),
     )
     # What a reader will refuse is not signed.
-    checked = ResultStatement.parse(canonical(parse(statement.payload(), where)), where)
+    checked = ResultStatement.parse(statement.payload(), where)
     _warn(checked)
     if checked.plan is not None:
         _check_plan(checked, options["plan"])
@@ -135,7 +132,7 @@ def _check_now(inputs: Sequence[Mapping[str, Any]], where: str) -> None:
             click.echo(f"warning: {printable(one['name'])}: not at hand; its digest is that of the result", err=True)
             continue
         now = digest_path(one["name"])
-        if now.to_dict() != {name: value for name, value in one.items() if name != "name"}:
+        if {"name": one["name"], **now.to_dict()} != one:
             raise InputError(
                 "the input changed after the test", where=one["name"], got=f"SHA-256 {now.sha256}", expected=str(one["sha256"]),
                 hint=f"run the test that made {where} again",
@@ -215,41 +212,42 @@ def _check_plan(statement: ResultStatement, path: str) -> None:
         )
 
 
-def _stamped(sealed: Sealed, signer: Signer, source: str | None) -> str:
-    """The file, with a timestamp if one is asked for."""
+def _stamped(sealed: Sealed, signer: Signer, source: str | None) -> Sealed:
+    """What was just signed, with a timestamp if one is asked for."""
     from wmcheck.watermark.core.errors import ConfigError
-    from wmcheck.watermark.evidence.timestamp import fetch
+    from wmcheck.watermark.evidence.timestamp import ADDRESSES, fetch
 
     if source is None:
-        return sealed.to_bytes().decode("ascii")
-    if not source.startswith(("http://", "https://")):
+        return sealed
+    if not source.startswith(ADDRESSES):
         raise ConfigError(
             "a reply is over a bundle that exists", where="--timestamp", got=source[:80], expected="http(s)://...",
             hint="sign first; then 'wmcheck attest bundle.json --sign FILE --timestamp reply.tsr -o stamped.json'",
         )
-    return sealed.stamped(fetch(source, sealed.envelope.signature), signer).to_bytes().decode("ascii")
+    return sealed.stamped(fetch(source, sealed.envelope.signature), signer)
 
 
-def _add_timestamp(sealed: Sealed, signer: Signer, options: Mapping[str, Any], where: str) -> str:
+def _add_timestamp(sealed: Sealed, signer: Signer, options: Mapping[str, Any], where: str) -> Sealed:
     """A bundle or plan with a timestamp from an authority, or from a file."""
     import hashlib
 
     from wmcheck.watermark.core.errors import ConfigError
     from wmcheck.watermark.evidence.bundle import read_bytes
-    from wmcheck.watermark.evidence.timestamp import read
+    from wmcheck.watermark.evidence.timestamp import ADDRESSES, fetch, read
 
-    imprint = hashlib.sha256(sealed.envelope.signature).hexdigest()
-    if options["timestamp"] is None or options["plan"] or options["html"] or options["reveal"]:
+    source, signature = options["timestamp"], sealed.envelope.signature
+    if source is None or options["plan"] or options["html"] or options["reveal"]:
+        imprint = hashlib.sha256(signature).hexdigest()
         raise ConfigError(
             "this is signed already", where=where, expected="--timestamp and -o alone",
             hint=f"a request for an authority: openssl ts -query -sha256 -cert -digest {imprint} -out request.tsq",
         )
     sealed.check(signer.identity, where)
-    if options["timestamp"].startswith(("http://", "https://")):
-        return _stamped(sealed, signer, options["timestamp"])
-    reply = read_bytes(options["timestamp"])
-    read(reply, sealed.envelope.signature, options["timestamp"])
-    return sealed.stamped(reply, signer).to_bytes().decode("ascii")
+    if source.startswith(ADDRESSES):
+        return sealed.stamped(fetch(source, signature), signer)
+    reply = read_bytes(source)
+    read(reply, signature, source)
+    return sealed.stamped(reply, signer)
 
 
 def _new_signer(options: Mapping[str, Any]) -> None:

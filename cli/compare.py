@@ -64,21 +64,21 @@ def compare(paths: tuple[str, ...], **options: Any) -> None:
         signatures=options["signatures"] or None, draws=options["draws"], seed=options["seed"],
         loose_protocol=options["loose_protocol"], sensitivity=not options["no_sensitivity"],
     )
-    with open_output(options["output"], _inputs(paths, options)) as out:
+    inputs = _inputs(paths, options)
+    with open_output(options["output"], inputs) as out:
         case = _read(paths, options)
         found = [_compare(case, place, settings, quiet=options["quiet"]) for place in range(len(case.teachers))]
         layout = _layout(options)
         text = render(found, layout, family=options["family"])
-        # Tags stand among the inputs, as texts or as files.
-        files = [name for name in _inputs(paths, options) if os.path.exists(name)]
-        out.write(_with_run(text, files) if layout == "json" else text)
+        out.write(_with_run(text, inputs) if layout == "json" else text)
 
 
 def _with_run(text: str, inputs: list[str]) -> str:
     """A JSON report that says how it was made."""
     from wmcheck.cli.runs import run_record
 
-    data = {**json.loads(text), "run": run_record(inputs)}
+    # Tags stand among the inputs, as texts or as files.
+    data = {**json.loads(text), "run": run_record([name for name in inputs if os.path.exists(name)])}
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

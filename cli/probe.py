@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ def _protocol(options: dict[str, Any], channel: str) -> ProbeProtocol:
 
     return ProbeProtocol(
         channel=channel, system=_system(options["system_file"]), temperature=options["temperature"], top_p=options["top_p"],
-        samples=options["samples"], extra=_extra(options["extra"]),
+        samples=options["samples"], extra=read_extra(options["extra"]),
     )
 
 
@@ -115,7 +115,12 @@ def _system(path: str | None) -> str:
         raise ConfigError("cannot read the system prompt", where=path, got=got) from None
 
 
-def _extra(text: str | None) -> dict[str, Any]:
+def read_extra(text: str | None) -> dict[str, Any]:
+    """The request parameters of ``--extra``.
+
+    Raises:
+        ConfigError: no JSON object.
+    """
     from wmcheck.fingerprint.transcript import canonical_json
     from wmcheck.watermark.core.errors import ConfigError
 
@@ -130,7 +135,7 @@ def _extra(text: str | None) -> dict[str, Any]:
     return value
 
 
-def _api_key(options: dict[str, Any]) -> str | None:
+def api_key_of(options: Mapping[str, Any]) -> str | None:
     """The key to send. Without a source that was named, ours goes to nobody but OpenAI and this machine."""
     import os
     from urllib.parse import urlsplit
@@ -154,7 +159,7 @@ def _endpoint(options: dict[str, Any]) -> Endpoint:
     if options["output"] in (None, "-"):
         raise ConfigError("no run log", where="-o", expected="a file", hint="name it: -o suspect.run")
     return open_endpoint(
-        options["endpoint"], model=options["model"], api_key=_api_key(options), batch=options["concurrency"] or 16
+        options["endpoint"], model=options["model"], api_key=api_key_of(options), batch=options["concurrency"] or 16
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ import click
 
 from wmcheck.cli.options import load_candidates
 from wmcheck.cli.radioactive_report import Found
+from wmcheck.cli.radioactive_samples import bar
 from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.errors import ConfigError, printable
 from wmcheck.watermark.core.results import LOG10
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from wmcheck.cli.radioactive_suspects import Suspect
     from wmcheck.watermark.profile import Profile
     from wmcheck.watermark.radioactivity import Collected, Excess, Radioactivity
+    from wmcheck.watermark.radioactivity.decoys import DecoyRun
 
 WEIGHTED, READING, SAMPLED, CONTRAST = TESTS = ("weighted", "reading", "sampled", "contrast")
 # Options that the result depends on, as the JSON document has them.
@@ -53,6 +53,7 @@ class Case:
         self.references = self._references()
         for name in dict.fromkeys(one.profile.name for one in self.candidates if one.committed == "no"):
             click.echo(f"warning: {printable(name)}: does not commit to the key", err=True)
+        self._decoys: list[tuple[Profile, str, DecoyRun]] = []
         self.skipped = Skipped(strict=options["strict"], verbose=options["verbose"])
         read = (options["base_log"], options["reference"], options["log"])
         files = [*options["profile"], *options["key"], *options["texts"], *options["filters"], *(name for name in read if name)]
@@ -93,7 +94,7 @@ class Case:
             yield self._dosed(self._result(candidate, suspect, test), candidate, suspect)
 
     def _result(self, candidate: Candidate, suspect: Suspect, test: str) -> Radioactivity:
-        from wmcheck.watermark.radioactivity import with_base, with_decoys
+        from wmcheck.watermark.radioactivity import with_base
         from wmcheck.watermark.radioactivity.contrast import contrast_plan
         from wmcheck.watermark.radioactivity.weighted import judge
 
@@ -105,11 +106,20 @@ class Case:
             return judge(contrast_plan(held, base, profile), candidate, test)
         result = judge(plan_of(held, profile, test), candidate, test)
         if self.options["decoys"]:
-            with self._bar(self.options["decoys"], "random keys") as progress:
-                result = with_decoys(
-                    result, held, profile, count=self.options["decoys"], seed=self.options["seed"], progress=progress
-                )
+            result = self._ranked(result, held, profile)
         return result if base is None else with_base(result, judge(plan_of(base, profile, test), candidate, test))
+
+    def _ranked(self, result: Radioactivity, held: Collected, profile: Profile) -> Radioactivity:
+        """The result among random keys, which are the same for all keys of a profile and tried once."""
+        from wmcheck.watermark.radioactivity.decoys import ranked, run_decoys
+
+        known = next((run for own, test, run in self._decoys if (own, test) == (profile, result.test)), None)
+        if known is None:
+            count = self.options["decoys"]
+            with bar(count, "random keys", quiet=self.options["quiet"]) as progress:
+                known = run_decoys(held, profile, result.test, count=count, seed=self.options["seed"], progress=progress)
+            self._decoys.append((profile, result.test, known))
+        return ranked(result, known)
 
     def _dosed(self, result: Radioactivity, candidate: Candidate, suspect: Suspect) -> Radioactivity:
         """The result with a dose, where a reference or marked text is at hand; it is no part of the p-value."""
@@ -127,26 +137,11 @@ class Case:
         tenant, epoch = getattr(key, "tenant_name", ""), getattr(key, "epoch", "")
         return with_dose(result, marked_excess(documents, candidate.profile, key, tenant=tenant, epoch=epoch))
 
-    @contextmanager
-    def _bar(self, length: int, label: str) -> Iterator[Callable[[int], None] | None]:
-        with bar(length, label, quiet=self.options["quiet"]) as progress:
-            yield progress
-
     def _configuration(self) -> dict[str, Any]:
         from wmcheck import __version__
 
         plain = {name: list(v) if isinstance(v := self.options[name], tuple) else v for name in CONFIGURATION}
         return {"version": __version__, **plain}
-
-
-@contextmanager
-def bar(length: int, label: str, *, quiet: bool) -> Iterator[Callable[[int], None] | None]:
-    """A progress bar on stderr, if somebody looks: a function that takes the position, else None."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    with click.progressbar(length=length, label=label, file=sys.stderr) as shown:
-        yield lambda position: shown.update(position - shown.pos)
 
 
 def plan_of(held: Collected, profile: Profile, test: str) -> Any:

@@ -14,12 +14,10 @@ from wmcheck.watermark.core.errors import InputError, TokenizerError
 from wmcheck.watermark.prf import I64
 from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.radioactivity import Collected, Occurrences, pool
-from wmcheck.watermark.radioactivity.alignment import _boundaries as boundaries
-from wmcheck.watermark.radioactivity.alignment import _first_token as first_token
+from wmcheck.watermark.radioactivity.alignment import boundaries, ending_at, first_token
+from wmcheck.watermark.radioactivity.contexts import windows_at
+from wmcheck.watermark.radioactivity.open_model import FLOOR
 from wmcheck.watermark.tokenizer import TextTokenizer
-
-# Least probability that counts, as for open weights.
-FLOOR = 1e-4
 
 
 def reported(
@@ -68,21 +66,16 @@ def _positions(
     predictions: Sequence[Sequence[Any]], tokenizer: TextTokenizer, width: int, first: dict[str, int]
 ) -> Occurrences:
     """The positions of one answer whose context is known and cut alike by both tokenizers."""
-    text, starts = _characters([_bytes(token) for token, _ in predictions])
+    text, starts = characters([_bytes(token) for token, _ in predictions])
     ids, ends = boundaries(text, tokenizer)
-    order = np.full(len(text) + 1, -1)
-    order[ends[ends >= 0]] = np.flatnonzero(ends >= 0)
-    at = np.where(starts >= 0, order[np.maximum(starts, 0)], -1)
+    at = np.where(starts >= 0, ending_at(ends, len(text))[np.maximum(starts, 0)], -1)
     if not width:
         at = np.where(starts >= 0, np.maximum(at, 0), -1)
     kept = np.flatnonzero(at >= max(width - 1, 0))
-    windows = np.zeros((len(kept), 0), np.uint32)
-    if width:
-        windows = ids[at[kept][:, None] + np.arange(1 - width, 1)[None]].astype(np.uint32)
     laws = [_law(predictions[place][1], tokenizer, first) for place in kept.tolist()]
     best = np.array([max(law, key=lambda token: law[token]) if law else -1 for law in laws], np.int64)
     return Occurrences(
-        np.ascontiguousarray(windows), np.repeat(np.arange(len(laws)), [len(law) for law in laws]),
+        windows_at(ids, at[kept], width), np.repeat(np.arange(len(laws)), [len(law) for law in laws]),
         np.array([token for law in laws for token in sorted(law)], np.int64),
         np.array([law[token] for law in laws for token in sorted(law)], np.float64), best,
     )
@@ -101,7 +94,7 @@ def _law(likely: Sequence[Sequence[Any]], tokenizer: TextTokenizer, first: dict[
     return found
 
 
-def _characters(pieces: Sequence[bytes]) -> tuple[str, I64]:
+def characters(pieces: Sequence[bytes]) -> tuple[str, I64]:
     """The text of tokens, and the character at which each begins; -1 inside of one, or where the text is no longer one."""
     whole = b"".join(pieces)
     try:

@@ -77,6 +77,10 @@ class Found:
         found = f"{SAYS} {RELAYED}" if "endpoint" in self.suspect else SAYS
         return {Verdict.DETECTED: found, Verdict.NOT_DETECTED: NOT_FOUND, Verdict.INSUFFICIENT: TOO_LITTLE}[self.verdict()]
 
+    def correction(self) -> str:
+        """How the results were corrected for one another."""
+        return "; ".join(dict.fromkeys(result.correction or "" for result in self.results))
+
     def warnings(self) -> list[str]:
         """Those of the run and of all tests, each once."""
         held = [*self.notes]
@@ -94,11 +98,10 @@ class Found:
             del test["schema"]
             said = {"says_if_detected": STATEMENTS[result.layer][0]} if result.layer else {}
             tests.append({**test, "verdict": str(self.verdict_of(result)), **said})
-        family = "; ".join(dict.fromkeys(result.correction or "" for result in self.results))
         return {
-            "schema": SCHEMA, "alpha": self.alpha, "verdict": str(self.verdict()), "says": self.says(), "correction": family,
-            "suspect": dict(self.suspect), "tests": tests, "warnings": self.warnings(), "skipped": self.skipped,
-            "configuration": dict(self.configuration), "run": dict(self.run),
+            "schema": SCHEMA, "alpha": self.alpha, "verdict": str(self.verdict()), "says": self.says(),
+            "correction": self.correction(), "suspect": dict(self.suspect), "tests": tests, "warnings": self.warnings(),
+            "skipped": self.skipped, "configuration": dict(self.configuration), "run": dict(self.run),
         }
 
 
@@ -118,8 +121,7 @@ def write(out: TextIO, layout: str, found: Found) -> None:
     shown = [one.layer for one in found.results if one.layer and found.verdict_of(one) is Verdict.DETECTED]
     out.write("".join(f"{layer}: {STATEMENTS[layer][0]}.\n" for layer in dict.fromkeys(shown)))
     out.write("".join(f"warning: {printable(text)}\n" for text in found.warnings()))
-    family = "; ".join(dict.fromkeys(result.correction or "" for result in found.results))
-    out.write(f"alpha {found.alpha:g}, family-wise, {family}. {_read(found)}\n")
+    out.write(f"alpha {found.alpha:g}, family-wise, {found.correction()}. {_read(found)}\n")
     for result in {result.test: result for result in found.results}.values():
         out.write(f"{result.test}: {printable(result.null)}; {printable(result.rule)}.\n")
     assumptions = dict.fromkeys(text for result in found.results for text in result.assumptions)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from wmcheck.cli.probe import api_key_of, read_extra
 from wmcheck.watermark.core.errors import ConfigError
 from wmcheck.watermark.windows import Document
 
 if TYPE_CHECKING:
+    from wmcheck.fingerprint.ledger import Budget
     from wmcheck.fingerprint.sampling import Sample
     from wmcheck.watermark.embed import LanguageModel
     from wmcheck.watermark.profile import Profile
@@ -58,27 +63,28 @@ def sampled_locally(options: Mapping[str, Any], language: LanguageModel) -> Samp
         log = options["log"]
         if not log:
             log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "sampling.run"
-        progress = stack.enter_context(_counting(options))
+        budget = parse_budget(options["budget"])
+        progress = stack.enter_context(_counting(options, budget))
         return sample(
-            endpoint, log, budget=parse_budget(options["budget"]), channel=channel, seed=options["seed"],
-            max_tokens=max(1, min(options["answer_tokens"], longest - ROOM)), extra=_extra(options), progress=progress,
+            endpoint, log, budget=budget, channel=channel, seed=options["seed"],
+            max_tokens=max(1, min(options["answer_tokens"], longest - ROOM)), extra=read_extra(options["extra"]),
+            progress=progress,
         )
 
 
 def sampled_remotely(options: Mapping[str, Any]) -> Sample:
     """What a model behind an endpoint writes on neutral prompts."""
-    from wmcheck.cli.probe import _api_key
     from wmcheck.fingerprint.collect import Pace
     from wmcheck.fingerprint.sampling import open_sampled, parse_budget, sample
 
-    budget, extra = parse_budget(options["budget"]), _extra(options)
+    budget, extra = parse_budget(options["budget"]), read_extra(options["extra"])
     endpoint = open_sampled(
-        options["endpoint"], model=options["model"], api_key=_api_key(dict(options)), logprobs=options["logprobs"],
+        options["endpoint"], model=options["model"], api_key=api_key_of(options), logprobs=options["logprobs"],
         batch=options["batch_size"],
     )
     pace = Pace(concurrency=options["concurrency"], timeout=options["timeout"], retries=options["retries"])
     try:
-        with _counting(options) as progress:
+        with _counting(options, budget) as progress:
             return sample(
                 endpoint, options["log"], budget=budget, channel=options["channel"] or "chat", seed=options["seed"],
                 max_tokens=options["answer_tokens"], extra=extra, pace=pace, progress=progress,
@@ -137,19 +143,19 @@ def answers_digest(sample: Sample) -> str:
     return digest([[one.id, one.prompt, one.text] for one in sample.answers])
 
 
-def _extra(options: Mapping[str, Any]) -> dict[str, Any]:
-    from wmcheck.cli.probe import _extra as read
-
-    return read(options["extra"])
+@contextmanager
+def bar(length: int, label: str, *, quiet: bool) -> Iterator[Callable[[int], None] | None]:
+    """A progress bar on stderr, if somebody looks: a function that takes the position, else None."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr) as shown:
+        yield lambda position: shown.update(position - shown.pos)
 
 
 @contextmanager
-def _counting(options: Mapping[str, Any]) -> Iterator[Callable[[int, int], None] | None]:
+def _counting(options: Mapping[str, Any], budget: Budget) -> Iterator[Callable[[int, int], None] | None]:
     """Answers so far, in a bar whose length is what the budget may buy."""
-    from wmcheck.cli.radioactive import bar
-    from wmcheck.fingerprint.sampling import parse_budget
-
-    budget = parse_budget(options["budget"])
     most = min(budget.calls or 4096, (budget.tokens or 4096 * options["answer_tokens"]) // options["answer_tokens"], 4096)
     with bar(max(most, 1), "answers", quiet=options["quiet"]) as shown:
         yield None if shown is None else lambda done, _: shown(done)

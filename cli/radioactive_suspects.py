@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from wmcheck.cli.radioactive_samples import (
+    bar,
     described,
     folder_of,
     notes_of,
@@ -84,6 +85,7 @@ class Logs:
         self._options, self._skipped = options, skipped
         self._tokenizers: dict[str, TextTokenizer] = {}
         self._filters: dict[tuple[Any, ...], ContextFilter] = {}
+        self._held: dict[tuple[Any, ...], Collected] = {}
         self._marked: dict[str, list[Document]] = {}
         # Files whose bad records were counted: a file is read again for each width of context.
         self._counted: set[str] = set()
@@ -160,13 +162,22 @@ class Logs:
         """Files of ``--filter`` that hold records."""
         return [path for path in self._options["filters"] if not path.endswith(".npz")]
 
-    def filtered(self, collected: Collected, profile: Profile, tokenizer: TextTokenizer) -> Collected:
+    def held(
+        self, source: Hashable, profile: Profile, tokenizer: TextTokenizer, collect: Callable[[], Collected]
+    ) -> Collected:
+        """What ``collect`` finds at a source, filtered: once for all keys, and all profiles that cut texts alike."""
+        place = (source, *_cut(profile, tokenizer))
+        if place not in self._held:
+            self._held[place] = self._filtered(collect(), profile, tokenizer)
+        return self._held[place]
+
+    def _filtered(self, collected: Collected, profile: Profile, tokenizer: TextTokenizer) -> Collected:
         """The contexts that the provider's logs hold; all without logs."""
         from wmcheck.watermark.radioactivity import ContextFilter
 
         if not self._options["filters"]:
             return collected
-        place = (profile.scheme.width, profile.special_ids, tokenizer.digest)
+        place = _cut(profile, tokenizer)
         if place not in self._filters:
             stored = [path for path in self._options["filters"] if path.endswith(".npz")]
             if stored and len(self._options["filters"]) > 1:
@@ -177,6 +188,11 @@ class Logs:
             if not len(self._filters[place]):
                 raise InputError("the logs hold no context", where="--filter", got=", ".join(self._options["filters"]))
         return self._filters[place].apply(collected)
+
+
+def _cut(profile: Profile, tokenizer: TextTokenizer) -> tuple[Any, ...]:
+    """What decides, of a profile, which contexts a text holds."""
+    return profile.scheme.width, profile.special_ids, tokenizer.digest
 
 
 def _path(record: Record) -> str:
@@ -192,7 +208,6 @@ class OpenSuspect:
             folder_of(options["model"])
         self._language = load(options["model"], options["device"])
         self._base = load(options["base"], options["device"]) if options["base"] else None
-        self._held: dict[tuple[Any, ...], Collected] = {}
         self._sample: Sample | None = None
         self.notes: list[str] = []
         self.files: list[str] = []
@@ -204,17 +219,17 @@ class OpenSuspect:
         """Probabilities over the texts, or the model's own answers for the sampled test."""
         tokenizer = self._logs.tokenizer(profile, self._language.tokenizer)
         if test == "sampled":
-            held = sampled_of(self._sampled(), profile, tokenizer, self._options["model"])
-        else:
-            held = self._read(self._language, profile, tokenizer)
-        return self._logs.filtered(held, profile, tokenizer)
+            return self._logs.held(
+                "answers", profile, tokenizer,
+                lambda: sampled_of(self._sampled(), profile, tokenizer, self._options["model"]),
+            )
+        return self._read(self._language, profile, tokenizer)
 
     def base(self, profile: Profile, test: str) -> Collected | None:
         """The base model's probabilities over the same texts."""
         if self._base is None or test == "sampled":
             return None
-        tokenizer = self._logs.tokenizer(profile, self._base.tokenizer)
-        return self._logs.filtered(self._read(self._base, profile, tokenizer), profile, tokenizer)
+        return self._read(self._base, profile, self._logs.tokenizer(profile, self._base.tokenizer))
 
     def marked_documents(self, profile: Profile) -> Sequence[Document]:
         """Of the provider's logs, and of texts that are said to be marked."""
@@ -235,13 +250,13 @@ class OpenSuspect:
         return self._sample
 
     def _read(self, language: LanguageModel, profile: Profile, tokenizer: TextTokenizer) -> Collected:
-        """Probabilities of a model, read once for all profiles that cut texts alike."""
-        from wmcheck.cli.radioactive import bar
+        """Probabilities of a model over the texts."""
+        source = ("model", language.source)
+        return self._logs.held(source, profile, tokenizer, lambda: self._collected(language, profile, tokenizer))
+
+    def _collected(self, language: LanguageModel, profile: Profile, tokenizer: TextTokenizer) -> Collected:
         from wmcheck.watermark.radioactivity import collect, collect_aligned
 
-        place = (language.source, profile.scheme.width, profile.special_ids, tokenizer.digest)
-        if place in self._held:
-            return self._held[place]
         options = self._options
         documents = [Document(ids) for ids in language.tokenizer.encode(self._texts)]
         total = sum(len(document.ids) for document in documents)
@@ -251,10 +266,8 @@ class OpenSuspect:
                 "max_contexts": options["max_contexts"], "source": language.source, "progress": _adding(shown),
             }
             if language.tokenizer.digest == tokenizer.digest:
-                self._held[place] = collect(language, documents, profile, **settings)
-            else:
-                self._held[place] = collect_aligned(language, self._texts, profile, tokenizer, **settings)
-        return self._held[place]
+                return collect(language, documents, profile, **settings)
+            return collect_aligned(language, self._texts, profile, tokenizer, **settings)
 
 
 class ClosedSuspect:
@@ -283,15 +296,17 @@ class ClosedSuspect:
         return None if self._base is None else self._of(self._base, profile, test)
 
     def _of(self, sample: Sample, profile: Profile, test: str) -> Collected:
-        tokenizer = self._logs.tokenizer(profile)
-        source = f"{sample.run.model} at {sample.run.header.get('endpoint', '')}"
-        if test == "sampled":
-            held = sampled_of(sample, profile, tokenizer, source)
-        else:
-            from wmcheck.cli.radioactive_logprobs import reported
+        from wmcheck.cli.radioactive_logprobs import reported
 
-            held = reported(sample.answers, profile, tokenizer, where=sample.run.source, source=source)
-        return self._logs.filtered(held, profile, tokenizer)
+        tokenizer, sampled = self._logs.tokenizer(profile), test == "sampled"
+        source = f"{sample.run.model} at {sample.run.header.get('endpoint', '')}"
+
+        def collect() -> Collected:
+            if sampled:
+                return sampled_of(sample, profile, tokenizer, source)
+            return reported(sample.answers, profile, tokenizer, where=sample.run.source, source=source)
+
+        return self._logs.held((sample is self._base, sampled), profile, tokenizer, collect)
 
     def marked_documents(self, profile: Profile) -> Sequence[Document]:
         """Of the provider's logs."""

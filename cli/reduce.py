@@ -62,9 +62,10 @@ def reduce(ctx: click.Context, /, sketches: tuple[str, ...], as_json: bool, **op
         click.echo(f"warning: {merged.missing} tasks have no sketch; the result is that of the others", err=True)
     with open_output(options["output"], ()) as out:
         _write(out, options["layout"], result, sketches)
-    corpus = [str(verdict) for verdict in verdicts(result)[: len(result.tests)]]
-    detected = [str(verdict) for verdict in verdicts(result) if str(verdict) == "DETECTED"]
-    return exit_code([*corpus, *detected], options, merged.missing)
+    found = [str(verdict) for verdict in verdicts(result)]
+    # A short document is no short corpus: of documents only detections count.
+    detected = [verdict for verdict in found[len(result.tests) :] if verdict == "DETECTED"]
+    return exit_code([*found[: len(result.tests)], *detected], options, merged.missing)
 
 
 def _write(out: TextIO, layout: str, result: Outcome, folders: tuple[str, ...]) -> None:
@@ -75,8 +76,10 @@ def _write(out: TextIO, layout: str, result: Outcome, folders: tuple[str, ...]) 
         out.write("\n")
         return
     from wmcheck.cli.render import cells, columns, shortened, write_terms
+    from wmcheck.watermark.core.errors import printable
     from wmcheck.watermark.core.results import LOG10
     from wmcheck.watermark.core.writers import render_markdown, render_table
+    from wmcheck.watermark.corpus.outcome import FAMILIES
 
     shown = result.documents[:SHOWN]
     tests = [*result.tests, *shown]
@@ -90,7 +93,7 @@ def _write(out: TextIO, layout: str, result: Outcome, folders: tuple[str, ...]) 
     share = result.settings.documents
     counted = f"{result.counted} documents" + (f", one in {share} by a hash of the text" if share > 1 else "")
     out.write(
-        f"\nalpha {result.alpha:g}, family-wise: {result.tests[0].correction} for the corpus, {2 * len(result.tests)} x "
+        f"\nalpha {result.alpha:g}, family-wise: {result.tests[0].correction} for the corpus, {FAMILIES * len(result.tests)} x "
         f"{result.counted} for documents. {counted}; the corpus test reads {sampled}.\n"
     )
     for test, below, log_e in zip(result.tests, result.below, result.log_e_any, strict=True):
@@ -99,7 +102,5 @@ def _write(out: TextIO, layout: str, result: Outcome, folders: tuple[str, ...]) 
     if result.missing:
         out.write(f"INCOMPLETE: {result.missing} tasks have no sketch.\n")
     for failure in result.failures[:SHOWN]:
-        from wmcheck.watermark.core.errors import printable
-
         out.write(f"unreadable: {printable(failure)}\n")
     write_terms(out, tests)

@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from wmcheck.cli.runs import ARGV, KEYS, READ, SHOWN, command_line, option_words, texts
+from wmcheck.watermark.bundled import BUNDLED
 from wmcheck.watermark.core.errors import ConfigError, OutputError
 
 _SUSPECT = frozenset((
@@ -46,7 +47,7 @@ INPUTS = "{inputs}"
 RUN_LOG = "replay:"
 # What changes where the run log of a closed model takes the model's place: settings that the result repeats.
 OF_ENDPOINT = ("endpoint", "log", "logprobs", "tests")
-_SAFE = ("bundled:", "bundled")
+BUNDLED_COHORT = "bundled"
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -130,8 +131,8 @@ def replay(run: Mapping[str, Any], given: Given) -> tuple[dict[str, Any], tuple[
 
     with tempfile.TemporaryDirectory(prefix="wmcheck-") as folder:
         stage = _Stage(folder, given)
-        for name, path in given.files.items():
-            stage.add(name, path, alone=[other for other in given.files if other != name])
+        for name in given.files:
+            stage.add(name)
         argv, settings = _rewritten(run, stage)
         output = str(Path(folder, f"{stage.token}.result.json"))
         keep = [source.removeprefix("env:") for sources in given.keys.values() for source in sources]
@@ -156,10 +157,11 @@ class _Stage:
         self.whole: dict[str, str | None] = {}
         self.changed: tuple[str, ...] = ()
 
-    def add(self, name: str, path: str, *, alone: Sequence[str]) -> None:
+    def add(self, name: str) -> None:
         """Put an input in its place: as a link, so that nothing is copied."""
-        place = name
-        if not _is_plain(name) or any(_inside(name, other) or _inside(other, name) for other in alone):
+        path, place = self.given.files[name], name
+        others = [other for other in self.given.files if other != name]
+        if not _is_plain(name) or any(_inside(name, other) or _inside(other, name) for other in others):
             place = f"{self.token}-{len(self.names)}-{''.join(PurePosixPath(name).suffixes)[-20:]}"
             self.shown[place] = name
         target = Path(self.folder, place)
@@ -224,40 +226,41 @@ def _rewritten(run: Mapping[str, Any], stage: _Stage) -> tuple[list[str], dict[s
             raise CannotReplay("not a command line that this version would record", where="argv", got=got, expected=expected)
         parser = context.command.make_parser(context)
         values, _, _ = parser.parse_args(list(run["argv"][1:]))
+        values |= settings
         verb = str(context.info_name)
         closed = bool(named.get("endpoint"))
-        if closed and not values["endpoint"].startswith(RUN_LOG):
+        if closed and not named["endpoint"][0].startswith(RUN_LOG):
             _read_log_instead(values, named, stage)
+        known = {param.name for param in context.command.params}
+        tokenizer = stage.given.tokenizer if "tokenizer" in known else None
         argv: list[str] = [verb]
         late: list[str] = []
+        elsewhere: dict[str, Any] = {}
         for param in context.command.params:
             name = str(param.name)
-            if name not in named:
+            if name not in named or (name == "tokenizer" and tokenizer is not None):
                 continue
-            value = values[name] if name not in settings else settings[name]
-            changed = _changed(verb, name, value, stage, closed=closed)
+            changed = _changed(verb, name, values[name], stage, closed=closed)
             if name in settings:
-                settings[name] = changed
+                elsewhere[name] = changed
             else:
                 (late if isinstance(param, click.Argument) else argv).extend(option_words(param, changed))
-        known = {param.name for param in context.command.params}
-        if stage.given.tokenizer is not None and "tokenizer" in known:
-            path = os.path.abspath(stage.given.tokenizer)
-            argv = [*_without(argv, "--tokenizer"), "--tokenizer", path]
-            settings.pop("tokenizer", None)
+        if tokenizer is not None:
+            path = os.path.abspath(tokenizer)
+            argv += ["--tokenizer", path]
             stage.whole[path] = named["tokenizer"][0] if named.get("tokenizer") else None
         flags = ("no_cache", "quiet") if stage.given.quiet else ("no_cache",)
         argv += [f"--{name.replace('_', '-')}" for name in flags if name in known]
         argv.append("--json" if "as_json" in known else "--format=json")
         # Arguments stand behind "--" only while the verb is parsed, so that none of them can become an option.
-        return [*argv, *([] if not late else ["--", *late])], settings
+        return [*argv, *([] if not late else ["--", *late])], elsewhere
 
 
 def _read_log_instead(values: dict[str, Any], named: dict[str, list[str]], stage: _Stage) -> None:
     """Let the run log of a model behind an endpoint stand for it."""
     if not named.get("log"):
         raise CannotReplay("a model behind an endpoint is not asked again", where="argv", expected="a run log (--log)")
-    values["endpoint"] = RUN_LOG + values["log"]
+    values["endpoint"] = RUN_LOG + named["log"][0]
     if named.pop("logprobs", None) and not named.get("tests"):
         values["tests"], named["tests"] = "sampled,weighted", []
     del named["log"]
@@ -271,13 +274,11 @@ def _changed(verb: str, name: str, value: Any, stage: _Stage, *, closed: bool) -
             raise CannotReplay("the test takes one key", where="--key", got=f"{len(sources)} keys in its place")
         return sources if not isinstance(value, str) else sources[0]
     if name == "endpoint":
-        return stage.file(value)
+        return stage.file(str(value))
     if name in READ and not (closed and name == "model"):
         def file(text: str) -> str:
-            return text if text.startswith(_SAFE[0]) or text == _SAFE[1] else stage.file(text)
+            return text if text.startswith(BUNDLED) or text == BUNDLED_COHORT else stage.file(text)
 
-        if name == "tokenizer" and stage.given.tokenizer is not None:
-            return value
         return [file(text) for text in texts(value)] if isinstance(value, (list, tuple)) else file(str(value))
     if name.endswith("_tags"):
         return [stage.file(text) if text.startswith("@") else text for text in texts(value)]
@@ -285,14 +286,6 @@ def _changed(verb: str, name: str, value: Any, stage: _Stage, *, closed: bool) -
         option = f"--{name.replace('_', '-')}"
         raise CannotReplay(f"a test with {option} cannot be run again", where="argv", got=" ".join(texts(value))[:80])
     return value
-
-
-def _without(argv: Sequence[str], option: str) -> list[str]:
-    kept = list(argv)
-    while option in kept:
-        place = kept.index(option)
-        del kept[place : place + 2]
-    return kept
 
 
 def _is_plain(name: str) -> bool:

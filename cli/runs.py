@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wmcheck import __version__
+
+if TYPE_CHECKING:
+    from wmcheck.watermark.keys import SecretKey, TenantKey
+    from wmcheck.watermark.peer_keys import PeerKey
 
 # Under this name the words of the command line stand in click's ``Context.meta``.
 ARGV = "wmcheck.argv"
@@ -169,11 +173,11 @@ def input_record(name: str) -> dict[str, Any]:
         return {"name": name, "sha256": None, "bytes": None}
 
 
-def _identity_or_null(source: str) -> dict[str, str | None]:
+def _identity_or_null(source: str) -> Mapping[str, str | None]:
     from wmcheck.watermark.core.errors import WmcheckError
 
     try:
-        return {**identity_of(source)}
+        return identity_of(source)
     except WmcheckError:
         return {"source": source, "id": None, "commitment": None}
 
@@ -188,7 +192,7 @@ def identity_of(source: str) -> dict[str, str]:
     return {"source": source, "id": key.id, "commitment": key.commitment}
 
 
-def read_any_key(source: str) -> Any:
+def read_any_key(source: str) -> SecretKey | TenantKey | PeerKey:
     """A key of ours or a peer's, whichever stands behind the source.
 
     Raises:

@@ -95,16 +95,15 @@ def scan_corpus(paths: tuple[str, ...], **options: Any) -> int:
     folder = Path(options["out"])
     load = partial(load_candidates, options["profile"], options["key"], options["tenant"], options["epoch"])
     scan = _planned(paths, options, load)
-    done = finished(folder, scan.tasks)
+    done = finished(folder, len(scan.tasks))
     _announce(scan, done.count(True), options)
     block = SketchBlock(
         str(folder.absolute()), load, tokenizer=options["tokenizer"], strict=options["strict"], quiet=True
     )
     cluster = dict(_pair(text) for text in options["cluster"])
     workers = options["workers"] or os.cpu_count() or 1
-    if all(done):
-        complete = True
-    else:
+    complete = all(done)
+    if not complete:
         with _Progress(folder, scan, quiet=options["quiet"]):
             complete = run_tasks(block, len(scan.tasks), options["executor"], workers=workers, options=cluster)
     if not complete:
@@ -220,7 +219,7 @@ class _Progress:
         sizes = [sum(unit.stop - unit.start if not unit.whole else unit.size for unit in task) for task in self._scan.tasks]
         started, before, told = time.monotonic(), None, -1
         while not self._stop.wait(TICK if before is not None else 0.0):
-            done = finished(self._folder, self._scan.tasks)
+            done = finished(self._folder, len(self._scan.tasks))
             read = sum(size for size, is_done in zip(sizes, done, strict=True) if is_done)
             if before is None:
                 before, told = read, done.count(True)
@@ -259,13 +258,12 @@ def _summarize(folder: Path) -> None:
     passed = sum(one.passed for one in counts)
     left_out = f" ({passed} left out)" if passed else ""
     read, tokens = sum(one.read for one in counts), sum(one.tokens for one in counts)
-    costs = [head.cost for head in merged.heads]
-    encoding, testing, reading = (sum(getattr(cost, name) for cost in costs) for name in ("encoding", "testing", "reading"))
-    whole = max(encoding + testing + reading, 1e-9)
+    cost = merged.cost
+    whole = max(cost.processor, 1e-9)
     click.echo(
         f"{documents} documents{left_out}, {tokens} tokens, {read / 1e6:.0f} MB read; {whole:.0f} CPU-s, "
-        f"{read / 1e6 / whole:.2f} MB a CPU-s: tokenizing {encoding / whole:.0%}, "
-        f"testing {testing / whole:.0%}, reading {reading / whole:.0%}; "
-        f"largest task process {max(cost.peak for cost in costs) / 1e9:.2f} GB", err=True,
+        f"{read / 1e6 / whole:.2f} MB a CPU-s: tokenizing {cost.encoding / whole:.0%}, "
+        f"testing {cost.testing / whole:.0%}, reading {cost.reading / whole:.0%}; "
+        f"largest task process {cost.peak / 1e9:.2f} GB", err=True,
     )
     click.echo(f"{len(merged.files)} sketches in {folder}; next: wmcheck reduce {folder}")

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
+
 from wmcheck.cli.planned import departures
 from wmcheck.cli.replay import TENANT_VERBS, CannotReplay, Given, replay
 from wmcheck.cli.runs import read_any_key, versions
-from wmcheck.cli.verify import existing, say
-from wmcheck.watermark.core.errors import MissingExtraError, OutputError, TokenizerError, WmcheckError
+from wmcheck.watermark.core.errors import InputError, MissingExtraError, OutputError, TokenizerError, WmcheckError
 from wmcheck.watermark.evidence.bundle import BUNDLE, Sealed, read_bytes
 from wmcheck.watermark.evidence.compare import Difference, differences
 from wmcheck.watermark.evidence.digests import digest_path, files_below
 from wmcheck.watermark.evidence.signing import Identity
-from wmcheck.watermark.evidence.statement import PlanStatement, ResultStatement, stamp
+from wmcheck.watermark.evidence.statement import PlanStatement, ResultStatement, requirements, stamp
 from wmcheck.watermark.evidence.timestamp import load_authorities
 from wmcheck.watermark.evidence.timestamp import read as read_reply
 from wmcheck.watermark.evidence.timestamp import verify as verify_reply
@@ -28,6 +30,8 @@ HOLDS, REFUTED, UNCHECKED, NONE = "holds", "REFUTED", "not checked", "none"
 SHOWN = 10
 # What only the root key shows.
 ROOT_FIELDS = frozenset(("key_committed",))
+# What the reader's machine or command line lacks, and nothing of the bundle.
+_UNABLE = (CannotReplay, MissingExtraError, OutputError, TokenizerError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +89,10 @@ class Verification:
         self._files: dict[str, str] = {}
         self._keys: dict[str, list[str]] = {}
         self._private: dict[str, str] = {}
-        self._partial: set[str] = set()
+        self._partial = False
         self._moment: datetime | None = None
         # What is wrong with the reader's own files says nothing about the bundle: an error before any step.
-        existing(paths)
+        _refuse_missing(paths)
         self._trusted = [Identity.load(name) for name in options["trust"]]
         self._authorities = load_authorities(options["tsa"])
         self._given = {source: read_any_key(source) for source in options["key"]}
@@ -125,28 +129,28 @@ class Verification:
         else:
             self._step("test", self._test)
 
-    def _step(self, name: str, action: Any) -> bool:
+    def _step(self, name: str, action: Callable[[str], None]) -> bool:
         """Whether the next steps make sense."""
-        say(f"checking: {name}", quiet=self.options["quiet"])
+        if not self.options["quiet"] and sys.stderr.isatty():
+            click.echo(f"checking: {name}", err=True)
         try:
             action(name)
-        except (CannotReplay, MissingExtraError, OutputError, TokenizerError) as error:
-            self._add(name, UNCHECKED, error.what, error.where, error.got, error.expected, (error.hint,) if error.hint else ())
         except WmcheckError as error:
-            self._add(name, REFUTED, error.what, error.where, error.got, error.expected, (error.hint,) if error.hint else ())
-        return self.steps[-1].state in (HOLDS, NONE) or (name != "file" and self.steps[-1].state == UNCHECKED)
+            state = UNCHECKED if isinstance(error, _UNABLE) else REFUTED
+            self._add(name, state, error.what, error.where, error.got, error.expected, (error.hint,) if error.hint else ())
+        return self.steps[-1].state != REFUTED
 
     def _add(
         self, name: str, state: str, detail: str, where: str = "", got: str = "", expected: str = "", more: Sequence[str] = ()
     ) -> None:
         self.steps.append(Step(name, state, detail, where, got, expected, tuple(more)))
 
-    def _refute(self, name: str, detail: str, found: Sequence[Difference]) -> None:
+    def _refute(self, name: str, detail: str, found: Sequence[Difference], notes: Sequence[str] = ()) -> None:
         first = found[0]
         more = [f"{one.where}: got {one.got}, expected {one.expected}" for one in found[:SHOWN]]
         if len(found) > SHOWN:
             more.append(f"{len(found) - SHOWN} more")
-        self._add(name, REFUTED, detail, first.where, first.got, first.expected, more)
+        self._add(name, REFUTED, detail, first.where, first.got, first.expected, [*more, *notes])
 
     def _read(self, name: str) -> None:
         data = read_bytes(self.path)
@@ -157,12 +161,12 @@ class Verification:
     def _open(self, name: str) -> None:
         # Read before the signature, because it names the key; believed only after it.
         assert self.sealed is not None
-        self.statement = ResultStatement.parse(self.sealed.envelope.payload, self.path)
-        self.created = stamp(self.statement.created)
-        own = Identity.parse(self.statement.signer["public_key"], where=self.path)
+        statement = ResultStatement.parse(self.sealed.envelope.payload, self.path)
+        own = Identity.parse(statement.signer["public_key"], where=self.path)
         self.sealed.check(own, self.path)
+        self.statement, self.created = statement, stamp(statement.created)
         self.signer = {"keyid": own.id, "name": f"key {own.id[:16]}"}
-        self._add(name, HOLDS, f"a result under {self.statement.summary['schema']}, intact under the key that it names")
+        self._add(name, HOLDS, f"a result under {statement.summary['schema']}, intact under the key that it names")
 
     def _signature(self, name: str) -> None:
         assert self.sealed is not None
@@ -170,7 +174,7 @@ class Verification:
         if not self._trusted:
             self._add(name, UNCHECKED, f"by key {own}, for whom nobody vouches: give --trust SIGNER.pub.pem")
             return
-        signer = next((one for one in self._trusted if one.id == own), None)
+        signer = self._vouched()
         if signer is None:
             ids = ", ".join(one.id for one in self._trusted)
             self._add(name, REFUTED, "signed by another key than the trusted ones", "keyid", own, ids)
@@ -178,6 +182,10 @@ class Verification:
         self.sealed.check(signer, self.path)
         self.signer["name"] = signer.name or f"key {own[:16]}"
         self._add(name, HOLDS, f"Ed25519, by {self.signer['name']}, trusted through {signer.source}")
+
+    def _vouched(self) -> Identity | None:
+        """The trusted signer under whose key the bundle is."""
+        return next((one for one in self._trusted if one.id == self.signer["keyid"]), None)
 
     def _timestamp(self, name: str) -> None:
         assert self.sealed is not None
@@ -196,12 +204,12 @@ class Verification:
 
     def _signer_time(self, name: str) -> None:
         assert self.statement is not None
-        signer = next((one for one in self._trusted if one.id == self.signer["keyid"]), None)
+        signer = self._vouched()
         if signer is None or signer.ends is None or signer.begins is None:
             self._add(name, NONE, "a bare key: it holds at any time")
             return
         now = datetime.now(UTC)
-        signer.check_time(self._moment or now, f"{signer.source}")
+        signer.check_time(self._moment or now, signer.source)
         signer.check_time(self.statement.created, f"{self.path}, created")
         held = "at the time of the timestamp" if self._moment else "now and when it says that it signed"
         self._add(name, HOLDS, f"the certificate holds {held}: {signer.begins.date()} to {signer.ends.date()}")
@@ -216,12 +224,11 @@ class Verification:
         found = self._digests({one["bytes"] for one in wanted})
         missing = []
         for one in wanted:
-            plain = {field: value for field, value in one.items() if field != "name"}
-            path_or_none = found.get(json_key(plain)) or self._files.get(one["name"])
-            if path_or_none is None:
+            given = found.get(_digest_key(one)) or self._files.get(one["name"])
+            if given is None:
                 missing.append(one)
             else:
-                self._files[one["name"]] = path_or_none
+                self._files[one["name"]] = given
         if not missing:
             own = "; profiles are in the bundle" if self.statement.profiles else ""
             self._add(name, HOLDS, f"{len(wanted)} of {len(wanted)} inputs have the digests of the bundle{own}")
@@ -235,19 +242,18 @@ class Verification:
         by_name = {os.path.basename(path): (digest, path) for digest, path in found.items()}
         changed = [
             Difference(f"{one['name']} (given as {by_name[os.path.basename(one['name'])][1]})",
-                       f"SHA-256 {by_name[os.path.basename(one['name'])][0]}", f"SHA-256 {json_key(one)}")
+                       f"SHA-256 {by_name[os.path.basename(one['name'])][0]}", f"SHA-256 {_digest_key(one)}")
             for one in missing if os.path.basename(one["name"]) in by_name
         ]
         if changed:
             self._refute(name, "an input is not the one that was tested", changed)
             return
-        if self.paths:
-            used = set(self._files.values())
-            strange = [Difference(path, f"SHA-256 {digest}", "one of the inputs of the bundle")
-                       for digest, path in found.items() if path not in used and path in self.paths]
-            if strange:
-                self._refute(name, "a given file is none of the inputs that were tested", strange)
-                return
+        used = set(self._files.values())
+        strange = [Difference(path, f"SHA-256 {digest}", "one of the inputs of the bundle")
+                   for digest, path in found.items() if path not in used and path in self.paths]
+        if strange:
+            self._refute(name, "a given file is none of the inputs that were tested", strange)
+            return
         listed = "; ".join(f"{one['name']} SHA-256 {one['sha256']}" for one in missing[:3])
         self._add(name, UNCHECKED, f"{len(missing)} of {len(wanted)} inputs not given (--inputs): {listed}")
 
@@ -255,12 +261,12 @@ class Verification:
         """Path of every given file or folder, by digest; files inside folders where one has the right size."""
         found: dict[str, str] = {}
         for path in self.paths:
-            found.setdefault(json_key(digest_path(path).to_dict()), path)
+            found.setdefault(_digest_key(digest_path(path).to_dict()), path)
             if os.path.isdir(path):
                 for name in files_below(path):
                     inner = os.path.join(path, name)
                     if os.path.isfile(inner) and os.path.getsize(inner) in sizes:
-                        found.setdefault(json_key(digest_path(inner).to_dict()), inner)
+                        found.setdefault(_digest_key(digest_path(inner).to_dict()), inner)
         return found
 
     def _key(self, name: str) -> None:
@@ -290,7 +296,7 @@ class Verification:
                 self._keys[one["source"]] = [given[one["commitment"]]]
             elif run["argv"][0] in TENANT_VERBS and tested and all(commitment in given for commitment in tested):
                 self._keys[one["source"]] = lent
-                self._partial.add(one["source"])
+                self._partial = True
             else:
                 self._add(name, UNCHECKED, f"one more key is needed: {one['id']} (commitment {one['commitment']})")
                 return
@@ -366,17 +372,18 @@ class Verification:
             return
         given = Given(self._files, self._keys, self.options["tokenizer"], self._private, bool(self.options["quiet"]))
         got, settled = self._replayed(given)
-        now = {json_key(one) for one in got.pop("run", {}).get("inputs", [])}
+        now = {_digest_key(one) for one in got.pop("run", {}).get("inputs", [])}
         signed = self.statement.result
         if settled:
             got, signed = _without_budget(got), _without_budget(signed)
-        found = list(differences(got, signed, digits=self.options["digits"]))
-        settled = tuple(f"configuration.{option}" for option in settled)
-        found = [one for one in found if one.where not in settled]
-        lent = [one for one in found if self._partial and one.field in ROOT_FIELDS]
-        found = [one for one in found if one not in lent]
+        places = {f"configuration.{option}" for option in settled}
+        found: list[Difference] = []
+        lent: list[Difference] = []
+        for one in differences(got, signed, digits=self.options["digits"]):
+            if one.where not in places:
+                (lent if self._partial and one.field in ROOT_FIELDS else found).append(one)
         found += [Difference(f"run.inputs, {one['name']}", "a file that changed meanwhile, or was not read", one["sha256"])
-                  for one in run["inputs"] if json_key(one) not in now]
+                  for one in run["inputs"] if _digest_key(one) not in now]
         self._compare(name, found, lent)
 
     def _replayed(self, given: Given) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -396,12 +403,8 @@ class Verification:
         notes = tuple(f"{name}: here {here[name]}, then {then[name]}" for name in others)
         if found:
             count = "one value differs" if len(found) == 1 else f"{len(found)} values differ"
-            self._refute(name, f"{count} from what the test says now", found)
-            last = self.steps.pop()
-            pinned = " ".join(f"{package}=={version}" for package, version in self.statement.run["versions"].items()
-                              if package not in ("python", "platform"))
-            hint = (f"other versions are installed here; with the same: pip install {pinned}",) if others else ()
-            self._add(name, REFUTED, last.detail, last.where, last.got, last.expected, (*last.more, *notes, *hint))
+            hint = (f"other versions are installed here; with the same: pip install {requirements(then)}",) if others else ()
+            self._refute(name, f"{count} from what the test says now", found, (*notes, *hint))
         elif lent:
             fields = ", ".join(dict.fromkeys(one.field for one in lent))
             detail = f"run again, and the same but for {fields}, which needs the root key: the rest is the signer's word"
@@ -421,6 +424,17 @@ def _without_budget(result: Mapping[str, Any]) -> dict[str, Any]:
     return {**result, "warnings": [one for one in warnings if not (isinstance(one, str) and one.startswith(head))]}
 
 
-def json_key(digest: Mapping[str, Any]) -> str:
+def _digest_key(digest: Mapping[str, Any]) -> str:
     """A digest as a dictionary key: a folder's never equals a file's."""
     return f"{digest['sha256']}{' (folder)' if 'files' in digest else ''}"
+
+
+def _refuse_missing(paths: Sequence[str]) -> None:
+    """Refuse names of nothing.
+
+    Raises:
+        InputError: one does not exist.
+    """
+    for path in paths:
+        if not os.path.exists(path):
+            raise InputError("no such file or folder", where=path, hint="check the name")

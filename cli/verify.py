@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wmcheck.cli import exits
 from wmcheck.cli.options import key_option, open_output
+
+if TYPE_CHECKING:
+    from wmcheck.cli.verification import Verification
 
 SCHEMA = "wmcheck.verification/1"
 
@@ -53,7 +54,7 @@ def verify(bundle: str, more: tuple[str, ...], **options: Any) -> int:
     return {"VERIFIED": exits.OK, "REFUTED": exits.INPUT, "INCOMPLETE": exits.INSUFFICIENT}[done.conclusion]
 
 
-def _json(done: Any) -> str:
+def _json(done: Verification) -> str:
     data = {
         "schema": SCHEMA, "bundle": done.path, "sha256": done.digest, "conclusion": done.conclusion,
         "signer": done.signer, "created": done.created, "steps": [step.to_dict() for step in done.steps],
@@ -61,7 +62,7 @@ def _json(done: Any) -> str:
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 
-def _table(done: Any) -> str:
+def _table(done: Verification) -> str:
     from wmcheck.watermark.core.errors import printable
     from wmcheck.watermark.core.writers import render_table
 
@@ -72,10 +73,10 @@ def _table(done: Any) -> str:
     return f"{text}\n{done.conclusion}: {printable(done.sentence())}\n"
 
 
-def _page(done: Any, path: str, inputs: list[str]) -> None:
+def _page(done: Verification, path: str, inputs: list[str]) -> None:
     from wmcheck.watermark.evidence.page import render_page
 
-    if done.statement is None:
+    if done.sealed is None or done.statement is None:
         click.echo("no page: the bundle has no statement whose signature holds", err=True)
         return
     steps = [step.to_dict() for step in done.steps]
@@ -83,22 +84,3 @@ def _page(done: Any, path: str, inputs: list[str]) -> None:
     text = render_page(done.sealed, done.statement, plan=done.plan, steps=steps, conclusion=said)
     with open_output(path, inputs) as out:
         out.write(text)
-
-
-def say(text: str, *, quiet: bool) -> None:
-    """Progress, for people who watch."""
-    if not quiet and sys.stderr.isatty():
-        click.echo(text, err=True)
-
-
-def existing(paths: tuple[str, ...]) -> None:
-    """Refuse names of nothing.
-
-    Raises:
-        InputError: one does not exist.
-    """
-    from wmcheck.watermark.core.errors import InputError
-
-    for path in paths:
-        if not os.path.exists(path):
-            raise InputError("no such file or folder", where=path, hint="check the name")

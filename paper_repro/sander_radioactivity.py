@@ -27,7 +27,7 @@ from transformers import LlamaForCausalLM
 sys.path.insert(0, str(Path(__file__).parent / "radioactive_students"))
 from grid import Mark, seed_of
 from judge import TOKENS, Judge, documents
-from pools import NEUTRAL_SAMPLES, PLAIN_SAMPLES, SAMPLES, Pools
+from pools import PLAIN_SAMPLES, SAMPLES, Pools
 from pupils import TUNING_RATE, School, train, write
 
 from wmcheck.watermark.radioactivity import (
@@ -57,8 +57,11 @@ class Case:
         self.profile, self.key = self.mark.profile(self.pools.tokenizer), self.mark.key()
         # The marked texts that every student with a share has seen.
         self.logs = documents(self.pools.marked(self.mark)[: round(SAMPLES * 0.05)], SAMPLES * TOKENS)
-        self.neutral = documents(self.pools.neutral()[:NEUTRAL_SAMPLES], TOKENS)
-        self.base = self.judge.frequent(collect(self.school.base(self.mark.seed, other=False), self.neutral, self.profile))
+        self.base = self.judge.frequent(collect(self.school.base(self.mark.seed, other=False), self.judge.neutral, self.profile))
+        # The filters: all windows of the logs, and the usual windows of unmarked text.
+        self.logged = ContextFilter.from_documents(self.logs, self.profile)
+        plain = documents(self.pools.plain(), PLAIN_SAMPLES * TOKENS)
+        self.usual = ContextFilter.from_documents(plain, self.profile, marked=False, top=USUAL)
 
     def student(self, share: int) -> LlamaForCausalLM:
         """Fine-tuned on so many percent of marked text, and unmarked text for the rest."""
@@ -75,21 +78,18 @@ class Case:
         return {
             "reading": collect(model, self.logs, self.profile),
             "reading, proven": collect(model, self.logs, self.profile, text="marked"),
-            "contrast": self.judge.frequent(collect(model, self.neutral, self.profile)),
+            "contrast": self.judge.frequent(collect(model, self.judge.neutral, self.profile)),
             "closed": sampled_items(documents(write(model, f"sander {share}"), TOKENS), self.profile),
         }
 
     def tests(self, held: dict[str, Collected]) -> dict[str, Radioactivity]:
-        """Every test of one student; the filters are all windows of the logs, and the usual windows of unmarked text."""
-        logs = ContextFilter.from_documents(self.logs, self.profile)
-        plain = documents(self.pools.plain(), PLAIN_SAMPLES * TOKENS)
-        usual = ContextFilter.from_documents(plain, self.profile, marked=False, top=USUAL)
+        """Every test of one student."""
         found = {name: reading_test(held[name], self.profile, self.key) for name in ("reading", "reading, proven")}
         found["weighted, proven"] = weighted_test(held["reading, proven"], self.profile, self.key)
         found["contrast"] = contrast_test(held["contrast"], self.base, self.profile, self.key)
         found["closed"] = sampled_test(held["closed"], self.profile, self.key)
-        found["closed, logs"] = sampled_test(logs.apply(held["closed"]), self.profile, self.key)
-        found["closed, usual windows"] = sampled_test(usual.apply(held["closed"]), self.profile, self.key)
+        found["closed, logs"] = sampled_test(self.logged.apply(held["closed"]), self.profile, self.key)
+        found["closed, usual windows"] = sampled_test(self.usual.apply(held["closed"]), self.profile, self.key)
         return found
 
 

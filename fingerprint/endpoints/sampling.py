@@ -21,7 +21,7 @@ from wmcheck.watermark.bundled import BUNDLED
 
 # OpenAI gives at most so many, other servers of our acquaintance by default as many: chat, and its plain completions.
 TOP_CHAT, TOP_PLAIN = 20, 5
-# Fewer are worth nothing for a test; longer strings are no tokens.
+# Longer strings are no tokens.
 LONGEST_TOKEN = 256
 WITHOUT = "leave --logprobs out: what was sampled stays in the log and counts"
 PREDICTIONS = "predictions"
@@ -89,8 +89,8 @@ class SamplingServer(OpenAIChat):
         return body, sent
 
     def _choice(self, data: Any) -> dict[str, Any]:
-        self._local.choice = super()._choice(data)
-        return dict(self._local.choice)
+        self._local.choice = choice = super()._choice(data)
+        return choice
 
 
 class SamplingModel(LocalModel):

@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pools import Pools
 from pupils import School
 from transformers import LlamaForCausalLM
 
+from wmcheck.watermark.keys import TenantKey
 from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.radioactivity import (
     Collected,
@@ -46,6 +48,24 @@ DECOYS, MANY_DECOYS = 50, 1000
 LOGGED = 256
 # A context that unmarked text does not have counts as this often.
 NEVER = 0.1
+# Tests that are also made under a wrong key.
+WRONG = ("weighted", "sampled", "reading", "contrast", "frequent contrast")
+DECOY_FIELDS = ("count", "log10_p_rank", "z_mean", "z_variance", "share_05", "share_01")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What each test of a student reads, and what each contrast takes off. Neither depends on a key."""
+
+    read: dict[str, Collected]
+    base: dict[str, Collected]
+
+    def test(self, name: str, profile: Profile, key: TenantKey) -> Radioactivity:
+        """One test under a key."""
+        if name in self.base:
+            return contrast_test(self.read[name], self.base[name], profile, key)
+        kinds = {"sampled": sampled_test, "reading": reading_test}
+        return kinds.get(name.split()[0], weighted_test)(self.read[name], profile, key)
 
 
 class Judge:
@@ -54,7 +74,7 @@ class Judge:
     def __init__(self, school: School) -> None:
         self.school, self.pools = school, school.pools
         self._excess: dict[str, dict[str, float]] = {}
-        self._read: dict[tuple[str, int], dict[str, Collected]] = {}
+        self._read: dict[tuple[str, int], Reading] = {}
         self._counts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._bases: dict[tuple[int, bool, int], Collected] = {}
 
@@ -71,41 +91,33 @@ class Judge:
         wrong = Mark(mark.scheme, mark.width, mark.seed + 100).key()
         row: dict[str, Any] = {
             "student": pupil.name, "scheme": mark.scheme, "h": mark.width, "share": pupil.share, "kind": pupil.kind,
-            "seed": pupil.seed, "aligned": round(held["weighted"].aligned, 4),
+            "seed": pupil.seed, "aligned": round(held.read["weighted"].aligned, 4),
         }
-        tests = {name: _tested(name, read, profile, key) for name, read in held.items()}
-        base = self.base(pupil, profile)
+        tests = {name: held.test(name, profile, key) for name in held.read}
         row["tests"] = {name: short(one) for name, one in tests.items()}
-        row["tests"]["contrast"] = short(contrast_test(held["weighted"], base, profile, key))
-        often = self.frequent(held["weighted"])
-        row["tests"]["frequent"] = short(weighted_test(often, profile, key))
-        row["tests"]["frequent contrast"] = short(contrast_test(often, self.frequent(base), profile, key))
-        row["wrong"] = {
-            name: round(_tested(name, held[name], profile, wrong).log10_p, 3) for name in ("weighted", "sampled", "reading")
-        }
-        row["wrong"]["contrast"] = round(contrast_test(held["weighted"], base, profile, wrong).log10_p, 3)
-        missed = contrast_test(often, self.frequent(base), profile, wrong)
-        row["wrong"]["frequent contrast"] = round(missed.log10_p, 3)
+        row["wrong"] = {name: round(held.test(name, profile, wrong).log10_p, 3) for name in WRONG}
         count = MANY_DECOYS if not pupil.mark and pupil.kind == KINDS[0] else DECOYS
         row["decoys"] = {}
         for name in ("weighted 1k", "sampled 1k"):
-            found = with_decoys(tests[name], held[name], profile, count=count, seed=pupil.seed).decoys or {}
+            found = with_decoys(tests[name], held.read[name], profile, count=count, seed=pupil.seed).decoys or {}
             row["decoys"][name] = {field: round(found[field], 4) for field in DECOY_FIELDS}
         if pupil.mark:
             row["marked"] = self._marked(mark, profile)
         return row
 
-    def held(self, pupil: Pupil, model: LlamaForCausalLM, profile: Profile) -> dict[str, Collected]:
-        """What each test reads. It depends on no key, so that controls read once for each width."""
+    def held(self, pupil: Pupil, model: LlamaForCausalLM, profile: Profile) -> Reading:
+        """What each test reads; controls, which are tested under many keys, read once for each width."""
         place = (pupil.name, profile.scheme.width)
         if place not in self._read:
-            neutral = documents(self.pools.neutral().astype(np.int64), TOKENS)
             written = documents(self._written(pupil), TOKENS)
-            reads = {"weighted": neutral, "weighted 1k": upto(neutral, TENTH), "weighted own": written}
+            reads = {"weighted": self.neutral, "weighted 1k": upto(self.neutral, TENTH), "weighted own": written}
             held = {name: self._collected(pupil, model, profile, texts) for name, texts in reads.items()}
             held["reading"] = held["weighted"]
             held["sampled"], held["sampled 1k"] = (sampled_items(upto(written, size), profile) for size in (TOKENS, TENTH))
-            self._read[place] = held
+            held["contrast"] = held["weighted"]
+            held["frequent"] = held["frequent contrast"] = self.frequent(held["weighted"])
+            base = self.base(pupil, profile)
+            self._read[place] = Reading(held, {"contrast": base, "frequent contrast": self.frequent(base)})
         return self._read[place]
 
     def base(self, pupil: Pupil, profile: Profile) -> Collected:
@@ -113,9 +125,13 @@ class Judge:
         place = (pupil.seed, pupil.other, profile.scheme.width)
         if place not in self._bases:
             model = self.school.base(pupil.seed, other=pupil.other).eval()
-            neutral = documents(self.pools.neutral().astype(np.int64), TOKENS)
-            self._bases[place] = self._collected(pupil, model, profile, neutral)
+            self._bases[place] = self._collected(pupil, model, profile, self.neutral)
         return self._bases[place]
+
+    @cached_property
+    def neutral(self) -> list[Document]:
+        """Text without a mark that nobody is trained on."""
+        return documents(self.pools.neutral(), TOKENS)
 
     def frequent(self, read: Collected) -> Collected:
         """Each context also weighted by the root of how often unmarked text has it: the text has not seen the key."""
@@ -124,9 +140,9 @@ class Judge:
             texts = self.pools.plain().astype(np.uint32)
             windows = np.lib.stride_tricks.sliding_window_view(texts, width, axis=1).reshape(-1, width)
             self._counts[width] = np.unique(hash64(windows), return_counts=True)
-        codes, counts = self._counts[width]
-        place = np.minimum(np.searchsorted(codes, hash64(read.windows)), len(codes) - 1)
-        times = np.where(codes[place] == hash64(read.windows), counts[place], 0)
+        (codes, counts), asked = self._counts[width], hash64(read.windows)
+        place = np.minimum(np.searchsorted(codes, asked), len(codes) - 1)
+        times = np.where(codes[place] == asked, counts[place], 0)
         root = np.sqrt((times + NEVER) / (counts.max() + NEVER))
         return replace(read, weights=read.weights * root[read.owner])
 
@@ -153,16 +169,6 @@ class Judge:
             found = marked_excess(texts, profile, mark.key())
             self._excess[mark.name] = {"excess": round(found.mean, 5), "se": round(found.se, 5)}
         return self._excess[mark.name]
-
-
-DECOY_FIELDS = ("count", "log10_p_rank", "z_mean", "z_variance", "share_05", "share_01")
-
-
-def _tested(name: str, read: Collected, profile: Profile, key: Any) -> Radioactivity:
-    kind = name.split()[0]
-    if kind == "sampled":
-        return sampled_test(read, profile, key)
-    return (weighted_test if kind == "weighted" else reading_test)(read, profile, key)
 
 
 def short(one: Radioactivity) -> dict[str, float]:

@@ -18,26 +18,15 @@ from judge import Judge
 from pools import Pools
 from pupils import School
 
-from wmcheck.watermark.radioactivity import contrast_test, reading_test, sampled_test, weighted_test
+TESTS = ("sampled", "reading", "weighted", "frequent", "contrast", "frequent contrast")
 
 
 def p_values(judge: Judge, pupil: Pupil, scheme: str, width: int, keys: int) -> dict[str, list[float]]:
     """log10 p of every test under so many keys."""
     profile = Mark(scheme, width, 0).profile(judge.pools.tokenizer)
-    held, base = judge.held(pupil, judge.school.load(pupil), profile), judge.base(pupil, profile)
-    often, often_base = judge.frequent(held["weighted"]), judge.frequent(base)
-    found: dict[str, list[float]] = {}
-    for number in range(keys):
-        key = Mark(scheme, width, 10_000 + number).key()
-        results = {
-            "sampled": sampled_test(held["sampled"], profile, key), "reading": reading_test(held["reading"], profile, key),
-            "weighted": weighted_test(held["weighted"], profile, key), "frequent": weighted_test(often, profile, key),
-            "contrast": contrast_test(held["weighted"], base, profile, key),
-            "frequent contrast": contrast_test(often, often_base, profile, key),
-        }
-        for name, one in results.items():
-            found.setdefault(name, []).append(round(one.log10_p, 4))
-    return found
+    held = judge.held(pupil, judge.school.load(pupil), profile)
+    unused = [Mark(scheme, width, 10_000 + number).key() for number in range(keys)]
+    return {name: [round(held.test(name, profile, key).log10_p, 4) for key in unused] for name in TESTS}
 
 
 def main() -> None:

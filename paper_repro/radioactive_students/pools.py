@@ -82,9 +82,8 @@ class Pools:
                 initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             )
             made.train_from_iterator(texts, trainer)
-            part = path.with_suffix(".part")
-            made.save(str(part))
-            part.replace(path)
+            with whole(path) as part:
+                made.save(str(part))
             return TextTokenizer(made, "own")
 
     def _pool(self, name: str, samples: int, mark: Mark | None = None) -> Ids:
@@ -121,8 +120,15 @@ def only_one(path: Path) -> Iterator[None]:
         yield
 
 
-def put(path: Path, array: NDArray[np.generic]) -> None:
-    """Write an array so that a killed run leaves the whole file or none."""
-    part = path.with_suffix(f".{os.getpid()}.npy")
-    np.save(part, array)
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file so that a killed run leaves all of it or none."""
+    part = path.with_suffix(f".{os.getpid()}{path.suffix}")
+    yield part
     part.replace(path)
+
+
+def put(path: Path, array: NDArray[np.generic]) -> None:
+    """Write an array."""
+    with whole(path) as part:
+        np.save(part, array)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from grid import Pupil, seed_of
 from numpy.typing import NDArray
-from pools import END, LENGTH, Pools, only_one
+from pools import END, LENGTH, Pools, only_one, whole
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -125,7 +124,6 @@ class School:
 
 
 def keep(path: Path, model: LlamaForCausalLM) -> None:
-    """Write the weights so that a killed run leaves the whole file or none."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    torch.save(model.state_dict(), part)
-    part.replace(path)
+    """Write the weights."""
+    with whole(path) as part:
+        torch.save(model.state_dict(), part)

@@ -28,6 +28,7 @@ TESTS = (
 )
 OPEN = TESTS[3:]
 WRONG = ("sampled", "reading", "weighted", "contrast", "frequent contrast")
+UNIFORM = "test | p-values | <= .1 | <= .01 | smallest | P(so many <= .01) | KS p, too small |"
 CLEAR = -2.0
 ONE_SIDED = 0.975
 
@@ -110,10 +111,12 @@ def found_table(rows: Sequence[Row], alpha: float = -3.0) -> list[str]:
 
 def null_table(rows: Sequence[Row], controls: Sequence[Row]) -> list[str]:
     """What p-values do where there is nothing to find."""
-    lines = ["| null | test | p-values | <= .1 | <= .01 | smallest | P(so many <= .01) | KS p, too small |", "|" + "---|" * 8]
-    for name, get in (("never marked", _tested_p), ("wrong key", _wrong_p)):
-        source = controls if name == "never marked" else [*rows, *controls]
-        for test in TESTS if name == "never marked" else WRONG:
+    lines = [f"| null | {UNIFORM}", "|" + "---|" * 8]
+    kinds: tuple[tuple[str, Sequence[str], Sequence[Row], Callable[[Row, str], float]], ...] = (
+        ("never marked", TESTS, controls, log10_p), ("wrong key", WRONG, [*rows, *controls], _wrong_p),
+    )
+    for name, tests, source, get in kinds:
+        for test in tests:
             p = 10.0 ** np.array([get(row, test) for row in source])
             if len(p):
                 lines.append(f"| {name} | {test} | {len(p)} | {uniform(p)} |")
@@ -129,7 +132,7 @@ def uniform(p: np.ndarray) -> str:
 
 def unused_table(nulls: dict[str, dict[str, list[float]]]) -> list[str]:
     """One student without marked text under many unused keys, schemes and widths together and by scheme."""
-    lines = ["| scheme | test | p-values | <= .1 | <= .01 | smallest | P(so many <= .01) | KS p, too small |", "|" + "---|" * 8]
+    lines = [f"| scheme | {UNIFORM}", "|" + "---|" * 8]
     names = [*dict.fromkeys(name.split()[0] for name in nulls)]
     for scheme in (*names, "all"):
         chosen = [found for name, found in nulls.items() if scheme in (name.split()[0], "all")]
@@ -148,10 +151,6 @@ def figures(rows: Iterable[Row]) -> str:
         held["wrong_key_log10_p"] = row["wrong"]
         lines.append(json.dumps(held))
     return "\n".join(lines) + "\n"
-
-
-def _tested_p(row: Row, test: str) -> float:
-    return log10_p(row, test)
 
 
 def _wrong_p(row: Row, test: str) -> float:
@@ -191,18 +190,19 @@ def shown(row: Row, test: str) -> Excess:
     return Excess(one["excess"], one["se"], test)
 
 
+def _suspect(row: Row, test: str) -> Any:
+    own = shown(row, test)
+    return SimpleNamespace(excess=own.mean, excess_se=own.se)
+
+
 def estimate(row: Row, reference: Row, test: str) -> dict[str, Any]:
     """The share from a reference student of share 100%."""
-    own = shown(row, test)
-    suspect: Any = SimpleNamespace(excess=own.mean, excess_se=own.se)
-    return ratio(suspect, shown(reference, test))
+    return ratio(_suspect(row, test), shown(reference, test))
 
 
 def bound(row: Row, test: str) -> float:
     """The lower bound of the share from the marked text itself."""
-    own = shown(row, test)
-    suspect: Any = SimpleNamespace(excess=own.mean, excess_se=own.se)
-    return float(lower_bound(suspect, Excess(row["marked"]["excess"], row["marked"]["se"], "marked text"))["low"])
+    return float(lower_bound(_suspect(row, test), Excess(row["marked"]["excess"], row["marked"]["se"], "marked text"))["low"])
 
 
 def dose_table(rows: Sequence[Row], test: str) -> list[str]:
@@ -244,9 +244,9 @@ def _figure(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
-def section(title: str, text: str, table: Callable[[], list[str]]) -> list[str]:
+def section(title: str, text: str, table: Sequence[str]) -> list[str]:
     """A heading, what to know, and a table."""
-    return ["", f"## {title}", "", text, "", *table()]
+    return ["", f"## {title}", "", text, "", *table]
 
 
 def main() -> None:
@@ -262,30 +262,30 @@ def main() -> None:
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
     count = len({row["student"] for row in controls})
     text += ["", f"In the tables: {len(rows)} students of 432 (seed {seeds}) and {count} controls."]
-    text += section("Students found", "Share of students (four kinds together) with p <= 0.001.", lambda: found_table(rows))
+    text += section("Students found", "Share of students (four kinds together) with p <= 0.001.", found_table(rows))
     text += section(
         "Open against closed", "Quotients of log10 p at equal tokens, student by student; p-values of the closed test above .5 "
-        "count as .5, so quotients are rather too small.", lambda: gain_table(rows),
+        "count as .5, so quotients are rather too small.", gain_table(rows),
     )
     text += section(
         "Controls", "`never marked`: students of share 0 under every key of their seed. `wrong key`: every student under a key "
-        "that nobody used. Bounds are upward, so shares below nominal are right.", lambda: null_table(rows, controls),
+        "that nobody used. Bounds are upward, so shares below nominal are right.", null_table(rows, controls),
     )
     if args.nulls:
         nulls = json.loads(args.nulls.read_text("utf-8"))
         text += section(
             "Unused keys", "One student of share 0 (`same fresh`, seed 1) under many keys: student and text are fixed and keys "
-            "independent, so these p-values are independent.", lambda: unused_table(nulls),
+            "independent, so these p-values are independent.", unused_table(nulls),
         )
-    text += section("Decoys", "Random keys on a tenth of the tokens, over all students and controls.", lambda: decoy_table(every))
+    text += section("Decoys", "Random keys on a tenth of the tokens, over all students and controls.", decoy_table(every))
     for test in ("weighted", "frequent contrast"):
         text += section(
             f"Dose, {test} test", "The reference is a student of share 100% under the same key, trained like the suspect; in the "
             "last column one that is fresh where the suspect is tuned, or the other way.",
-            lambda test=test: dose_table(rows, test),  # type: ignore[misc]
+            dose_table(rows, test),
         )
-    text += section("Dose, lower bounds", "From the excess of the marked text itself; no reference.", lambda: bound_table(rows))
-    text += section("Every cell", "log10 p, medians over seeds.", lambda: grid_table(rows))
+    text += section("Dose, lower bounds", "From the excess of the marked text itself; no reference.", bound_table(rows))
+    text += section("Every cell", "log10 p, medians over seeds.", grid_table(rows))
     page = "\n".join(text) + "\n"
     print(page)
     if args.out:

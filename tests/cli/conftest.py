@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,10 @@ from wmcheck.watermark.keys import SecretKey
 from wmcheck.watermark.prf import PrfKey
 from wmcheck.watermark.profile import Profile
 from wmcheck.watermark.tokenizer import load_tokenizer
+
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+import chat_server as chat
+from marked_student import API_KEY, marked_student
 
 ROOT = Path(__file__).parents[2]
 LAB, OTHER = (SecretKey(hashlib.sha256(f"a test key: {name}".encode()).digest()) for name in ("lab", "other"))
@@ -169,3 +174,33 @@ def fail():
 @pytest.fixture(scope="session")
 def lab():
     return LAB
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory, lab, bundled):
+    """A strong profile, its text, ordinary text, and a model that was trained on the former for some steps."""
+    folder = tmp_path_factory.mktemp("student") / "student"
+    profile, marked, plain = marked_student(folder, lab, bundled)
+    return SimpleNamespace(profile=profile, folder=folder, marked=marked, plain=plain)
+
+
+@pytest.fixture
+def radioactivity(wm, student, monkeypatch):
+    """``wmcheck radioactivity`` with the strong profile, the lab's key and few decoys."""
+    pytest.importorskip("openai")
+    chat.forget_proxies(monkeypatch)
+    monkeypatch.setenv("OPENAI_API_KEY", API_KEY)
+    (wm.path / "wmcheck.toml").unlink()
+    student.profile.save("mark.json")
+    wm.write("plain.jsonl", student.plain)
+    wm.write("marked.jsonl", student.marked)
+    (wm.path / "student").symlink_to(student.folder)
+
+    def run(*args, key="file:lab.wmk", decoys=20):
+        named = [] if "-p" in args else ["-p", "mark.json"]
+        done = wm("radioactivity", *named, "--key", key, "--decoys", decoys, *args)
+        assert API_KEY not in done.out + done.err
+        return done
+
+    run.wm = wm
+    return run

@@ -87,8 +87,6 @@ def test_a_bundle_is_an_in_toto_statement_in_a_dsse_envelope(lab):
 
 
 def test_no_file_holds_a_secret(lab):
-    from wmcheck.watermark.evidence.signing import Signer
-
     lab("attest", "result.json", "--sign", "inv.pem", "-o", "bundle.json", "--html", "page.html")
     secret = Signer.load("inv.pem")._key.private_bytes_raw()
     forms = secret.hex(), base64.b64encode(secret).decode().rstrip("="), "wmk1_"

@@ -253,10 +253,10 @@ def test_a_server_that_is_not_there(wm, server, fail):
 
 def test_the_key_of_one_vendor_does_not_go_to_another(wm, monkeypatch):
     """By name, without a call: what would be sent where."""
-    from wmcheck.cli.probe import _api_key
+    from wmcheck.cli.probe import api_key_of
 
     def key(endpoint, source=None):
-        return _api_key({"endpoint": endpoint, "api_key_source": source})
+        return api_key_of({"endpoint": endpoint, "api_key_source": source})
 
     monkeypatch.setenv("OTHER_KEY", "sk-other")
     assert key("https://api.openai.com/v1") == KEY

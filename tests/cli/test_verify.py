@@ -3,23 +3,15 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
-import threading
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-
-from tampered_bundles import HONEST, TAMPERED, UNCHECKED, Case, prepare, strongest
-
-from wmcheck.watermark.evidence.bundle import BUNDLE, Sealed
-from wmcheck.watermark.evidence.statement import ResultStatement
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+from tampered_bundles import HONEST, TAMPERED, UNCHECKED, Case, prepare, report, strongest, verify
 
 
 @pytest.fixture
@@ -27,15 +19,6 @@ def lab(wm):
     """A folder with a bundle and what it takes to verify it."""
     prepare(wm.path, lambda *args: wm(*args).code)
     return wm
-
-
-def report(done):
-    """The steps of ``--json``, by name."""
-    return {step["step"]: step for step in done.json["steps"]}
-
-
-def verify(lab, *args, bundle="bundle.json"):
-    return lab("verify", bundle, *args, "--json")
 
 
 # --- what holds ------------------------------------------------------------------------------------------------------
@@ -126,6 +109,15 @@ def test_the_page_shows_the_verification(lab):
     assert "Verification: REFUTED" in lab.read("page.html")
 
 
+def test_there_is_no_page_of_a_statement_that_nobody_signed(lab):
+    Case(lab.path).forge(lambda p: p["predicate"].update(created="2020-01-01T00:00:00Z"))
+    done = lab("verify", "bundle.json", *HONEST, "--json", "--html", "page.html")
+    assert done.code == 2
+    assert "no page: the bundle has no statement whose signature holds" in done.err
+    assert not os.path.exists("page.html")
+    assert done.json["created"] == ""
+
+
 def test_certificates_that_hold(lab):
     assert lab("attest", "--new-signer", "c.pem", "--valid-days", "3", "--name", "Jo Doe").code == 0
     assert lab("attest", "result.json", "--sign", "c.pem", "-o", "b.json").code == 0
@@ -169,6 +161,26 @@ def test_tampered_bundles(lab, kind):
     text = lab("verify", "bundle.json", *case.args).out
     assert "\nVERIFIED" not in text
     assert not os.path.exists("owned.wmk")
+
+
+@pytest.mark.parametrize("args, moved, what", [
+    ([], {"endpoint": "http://127.0.0.1:9", "log": "owned.run"}, "not among its inputs"),
+    (["--endpoint", "http://127.0.0.1:9"], {"log": "owned.run"}, "not among its inputs"),
+    ([], {"endpoint": "http://127.0.0.1:9"}, "a model behind an endpoint is not asked again"),
+    ([], {"endpoint": ["replay:suspect.jsonl"]}, "not among its inputs"),
+])
+def test_settings_from_elsewhere_are_held_as_short_as_options(lab, args, moved, what):
+    """A liar can move any option into the settings: no server is asked, no log written, and nothing breaks."""
+
+    def change(payload):
+        argv = ["radioactivity", "--model", "m", "--profile", "gumbel.profile.json", "--key", "file:lab.wmk", *args, "--json"]
+        payload["predicate"]["run"].update(argv=argv, settings=moved)
+
+    Case(lab.path).resign(change)
+    done = verify(lab, *HONEST)
+    assert done.code == 3
+    assert what in report(done)["test"]["detail"]
+    assert not os.path.exists("owned.run")
 
 
 def test_there_are_more_than_twenty_kinds():
@@ -287,188 +299,7 @@ def test_hostile_names_stay_on_one_line(lab):
     assert "\nVERIFIED" not in done.out
 
 
-# --- timestamps ------------------------------------------------------------------------------------------------------
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    """A timestamp authority on this machine: openssl, behind HTTP."""
-    pytest.importorskip("rfc3161_client")
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl")
-    home = tmp_path_factory.mktemp("tsa")
-    for name in ("one", "two"):
-        _certificate(home, name)
-    (home / "tsa.cnf").write_text(
-        "[tsa]\ndefault_tsa = one\n[one]\nserial = serial\nsigner_cert = one.pem\nsigner_key = one.key\nsigner_digest = sha256\n"
-        "default_policy = 1.2.3.4\ndigests = sha256\ness_cert_id_alg = sha256\n"
-    )
-    (home / "serial").write_text("01\n")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            reply = stamped(home, self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(200)
-            self.send_header("Content-Type", "application/timestamp-reply")
-            self.end_headers()
-            self.wfile.write(reply)
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield home, f"http://127.0.0.1:{server.server_port}/tsr"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def _certificate(home, name):
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"authority {name}")])
-    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING])
-    made = (
-        x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key()).serial_number(7)
-        .not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(30)).add_extension(usage, critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (home / f"{name}.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (home / f"{name}.key").write_bytes(key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ))
-
-
-def stamped(home, query):
-    (home / "q.tsq").write_bytes(query)
-    command = ["openssl", "ts", "-reply", "-config", "tsa.cnf", "-queryfile", "q.tsq", "-out", "r.tsr"]
-    subprocess.run(command, cwd=home, check=True, capture_output=True)
-    return (home / "r.tsr").read_bytes()
-
-
-def test_a_timestamp_from_an_authority(lab, authority):
-    home, url = authority
-    assert lab("attest", "result.json", "--sign", "inv.pem", "--timestamp", url, "-o", "b.json").code == 0
-    done = verify(lab, *HONEST, "--tsa", home / "one.pem", bundle="b.json")
-    assert done.code == 0
-    assert report(done)["timestamp"]["state"] == "holds"
-    assert verify(lab, *HONEST, bundle="b.json").code == 3
-    done = verify(lab, *HONEST, "--tsa", home / "two.pem", bundle="b.json")
-    assert done.code == 2
-    assert "not of a trusted authority" in report(done)["timestamp"]["detail"]
-
-
-def test_a_timestamp_from_a_file(lab, authority, fail):
-    from wmcheck.watermark.evidence.timestamp import query
-
-    home, _ = authority
-    lab.write("r.tsr", stamped(home, query(Sealed.load("bundle.json", BUNDLE).envelope.signature)))
-    assert lab("attest", "bundle.json", "--sign", "inv.pem", "--timestamp", "r.tsr", "-o", "b.json").code == 0
-    assert verify(lab, *HONEST, "--tsa", home / "one.pem", bundle="b.json").code == 0
-    # One of another bundle.
-    lab("attest", "result.json", "--sign", "foreign.pem", "-o", "other.json")
-    done = lab("attest", "other.json", "--sign", "foreign.pem", "--timestamp", "r.tsr")
-    assert done.code == 2
-    assert "r.tsr: a timestamp over something else" in done.err
-    done = lab("attest", "bundle.json", "--sign", "foreign.pem", "--timestamp", "r.tsr")
-    assert "signed by another key" in done.err
-    done = lab("attest", "bundle.json", "--sign", "inv.pem")
-    assert "this is signed already" in done.err
-    assert "openssl ts -query" in done.err
-    lab.write("bad.tsr", b"nothing")
-    assert "not an RFC 3161 reply" in lab("attest", "bundle.json", "--sign", "inv.pem", "--timestamp", "bad.tsr").err
-    assert "a reply is over a bundle that exists" in lab("attest", "result.json", "--sign", "inv.pem", "--timestamp", "r.tsr").err
-
-
-def test_no_byte_of_a_timestamp_can_change(lab, authority):
-    _, url = authority
-    lab("attest", "result.json", "--sign", "inv.pem", "--timestamp", url, "-o", "b.json")
-    good = Sealed.load("b.json", BUNDLE)
-    from wmcheck.watermark.core.errors import InputError
-    from wmcheck.watermark.evidence.signing import Identity
-
-    identity = Identity.load("inv.pub.pem")
-    good.check(identity, "b")
-    for place in range(len(good.reply)):
-        reply = good.reply[:place] + bytes([good.reply[place] ^ 1]) + good.reply[place + 1 :]
-        with pytest.raises(InputError, match="does not fit the content"):
-            Sealed(BUNDLE, good.envelope, reply, good.reply_signature).check(identity, "b")
-    data = json.loads(lab.read("b.json"))
-    data["timestamp"] = None
-    Case(lab.path).write(data)
-    # Without it the bundle is sound again, and says that its date is the signer's word.
-    assert report(verify(lab, *HONEST))["timestamp"]["state"] == "none"
-
-
-def test_an_expired_certificate_holds_with_a_timestamp_from_before(lab, authority, monkeypatch):
-    import wmcheck.cli.verification as module
-
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return datetime(2999, 1, 1, tzinfo=UTC)
-
-    home, url = authority
-    lab("attest", "--new-signer", "c.pem", "--valid-days", "3")
-    lab("attest", "result.json", "--sign", "c.pem", "--timestamp", url, "-o", "b.json")
-    monkeypatch.setattr(module, "datetime", Later)
-    args = [*HONEST[:4], "--trust", "c.pub.pem"]
-    assert verify(lab, *args, "--tsa", home / "one.pem", bundle="b.json").code == 0
-    done = verify(lab, *args, bundle="b.json")
-    assert done.code == 2
-    assert "has expired" in report(done)["signer"]["detail"]
-
-
-def test_a_timestamped_plan_comes_before_its_result(lab, authority):
-    home, url = authority
-    lab.write("plan.toml", """schema = "wmcheck.plan/1"
-question = "Was it?"
-alpha = 1e-5
-command = ["check", "{inputs}", "--profile", "gumbel.profile.json", "--key", "file:lab.wmk"]
-""")
-    assert lab("attest", "--plan", "plan.toml", "--sign", "inv.pem", "--timestamp", url, "-o", "plan.json").code == 0
-    import time
-
-    # Authorities count in seconds.
-    time.sleep(1.1)
-    assert lab("attest", "result.json", "--plan", "plan.json", "--sign", "inv.pem", "--timestamp", url, "-o", "b.json").code == 0
-    done = verify(lab, *HONEST, "--tsa", home / "one.pem", bundle="b.json")
-    assert done.code == 0
-    assert "which existed at" in report(done)["plan"]["detail"]
-    # The same plan stamped after the result is none that came before.
-    lab("attest", "--plan", "plan.toml", "--sign", "inv.pem", "-o", "late.json")
-    lab("attest", "result.json", "--plan", "late.json", "--sign", "inv.pem", "--timestamp", url, "-o", "b.json")
-    time.sleep(1.1)
-    from wmcheck.watermark.evidence.bundle import PLAN
-    from wmcheck.watermark.evidence.signing import Signer
-    from wmcheck.watermark.evidence.timestamp import fetch
-
-    signer, plan = Signer.load("inv.pem"), Sealed.load("late.json", PLAN)
-    plan = plan.stamped(fetch(url, plan.envelope.signature), signer)
-    sealed = Sealed.load("b.json", BUNDLE)
-    statement = ResultStatement.parse(sealed.envelope.payload, "b")
-    object.__setattr__(statement, "plan", plan)
-    envelope = signer.sign(statement.payload())
-    late = Sealed(BUNDLE, envelope).stamped(fetch(url, envelope.signature), signer)
-    lab.write("late.bundle.json", late.to_bytes())
-    done = verify(lab, *HONEST, "--tsa", home / "one.pem", bundle="late.bundle.json")
-    assert done.code == 2
-    assert "is not before that of the result" in report(done)["plan"]["detail"]
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/none", "http://[bad/"])
-def test_an_authority_that_does_not_answer(lab, url):
-    pytest.importorskip("rfc3161_client")
-    done = lab("attest", "result.json", "--sign", "inv.pem", "--timestamp", url, "-o", "b.json")
-    assert done.code == 2
-    assert "did not answer" in done.err
-    assert not os.path.exists("b.json")
-
+# --- what is written of it -------------------------------------------------------------------------------------------
 
 def test_the_documentation_names_every_field(lab):
     text = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text("utf-8")

@@ -108,7 +108,7 @@ def test_continuous_batching(lab, served, scheme):
 def test_sixty_four_requests_of_which_some_are_cancelled(lab, served):
     model, ids, deployment = served
     profile = lab.profile("gumbel")
-    with Manager(model, deployment("gumbel"), max_new_tokens=80) as running:
+    with Manager(model, deployment("gumbel"), max_new_tokens=160) as running:
         names = [running.manager.add_request(ids[place % 3], **ASKED[place % 4]) for place in range(64)]
         running.wait(lambda: getattr(running.manager, "current_batch", 0) > 20)
         cancelled = set(names[5::4])

@@ -4,14 +4,7 @@ The first server is scripted and fails in every way; the second is ``transformer
 """
 
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,8 +14,7 @@ from wmcheck.fingerprint.runlog import load_run
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 import chat_model
 import chat_server as chat
-
-ROOT = Path(__file__).parents[2]
+from killed_verb import KilledVerb, need_transformers_serve, transformers_serve
 
 # A suite for the processes that the tests start; it is registered before their first line runs.
 SUITE = '''
@@ -43,43 +35,21 @@ SUITES._loaded["asks"], SUITES._entries["asks"] = asks, ""
 '''
 
 
-class Prober:
+class Prober(KilledVerb):
     """``wmcheck probe`` in processes of its own."""
 
-    def __init__(self, folder, url, *arguments):
-        self.folder, self.url, self.arguments = folder, url, arguments
+    def __init__(self, folder, url, model, *arguments):
+        super().__init__(folder, "probe", "--endpoint", url, "--model", model, "--format", "json", *arguments)
         (folder / "sitecustomize.py").write_text(SUITE, "utf-8")
 
     def start(self, output):
-        plain = {name: value for name, value in os.environ.items() if not name.startswith(("WMCHECK_", "OPENAI_"))}
-        proxies = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
-        env = {name: value for name, value in plain.items() if name.upper() not in proxies}
-        env["PYTHONPATH"] = os.pathsep.join([str(self.folder), str(ROOT / ".dev" / "types")])
-        command = [sys.executable, "-m", "wmcheck.cli.main", "probe", "--endpoint", self.url, "--model"]
-        return subprocess.Popen(
-            [*command, *self.arguments, "-o", output, "--format", "json"], cwd=self.folder, env=env,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
+        return self.process("-o", output)
 
     def finish(self, output):
         """The summary of a session that ran to its end."""
         out, err = self.start(output).communicate(timeout=300)
         assert out, err.decode()
         return json.loads(out), err.decode()
-
-    def kill_at(self, output, answers):
-        """Kill a session with SIGKILL once the log holds so many answers."""
-        process = self.start(output)
-        path, end = self.folder / output, time.monotonic() + 120.0
-        while not path.exists() or path.read_bytes().count(b'"kind":"answer"') < answers:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < end
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait(30)
-        process.stdout.close()
-        process.stderr.close()
-        return load_run(path)
 
 
 def essence(run):
@@ -113,7 +83,7 @@ def test_a_run_that_was_killed_three_times_is_the_run_that_was_not(tmp_path):
         prober = Prober(tmp_path, server.url, *arguments)
         before = {}
         for answers in (4, 12, 20, None):
-            held = prober.kill_at("killed.run", answers) if answers else None
+            held = prober.kill_at("killed.run", answers, within=120.0) if answers else None
             last = None if answers else prober.finish("killed.run")[0]
             assert {name: server.seen[name] for name in before} == before, "an answered call was repeated"
             names = [f"asks {one.item[1:]}" for one in held.transcripts] if held else []
@@ -140,46 +110,13 @@ def test_a_run_that_was_killed_three_times_is_the_run_that_was_not(tmp_path):
     assert warnings == ""
 
 
-@contextmanager
-def transformers_serve(model):
-    """``transformers serve`` on a free port of 127.0.0.1, and its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--device", "cpu"]
-    place = ["--host", "127.0.0.1", "--port", str(port)]
-    # Straight to the address, whatever proxy the environment names.
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with (model.parent / "serve.log").open("wb") as log:
-        process = subprocess.Popen([*command, *place], env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        try:
-            end = time.monotonic() + 240.0
-            while True:
-                assert process.poll() is None, (model.parent / "serve.log").read_text("utf-8")
-                assert time.monotonic() < end
-                try:
-                    direct.open(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                    break
-                except OSError:
-                    time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
 @pytest.mark.slow
 def test_transformers_serve_is_probed_killed_and_resumed(tmp_path):
-    pytest.importorskip("openai")
-    from transformers.utils.import_utils import is_serve_available
-
-    if not is_serve_available():
-        pytest.skip("needs pip install 'transformers[serving]'")
+    need_transformers_serve()
     model = chat_model.chat_model(tmp_path)
     with transformers_serve(model) as url:
         prober = Prober(tmp_path, url, str(model), "--suite", "asks", "--concurrency", "2", "--timeout", "60")
-        killed = prober.kill_at("killed.run", 20)
+        killed = prober.kill_at("killed.run", 20, within=120.0)
         assert not killed.complete
         assert 20 <= len(killed.transcripts) < 60
         resumed, err = prober.finish("killed.run")

@@ -7,6 +7,8 @@ from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
 
 def completion(text="", *, model="suspect", **changes):
     """The body of an ordinary answer; ``changes`` replace fields of the message, the choice or the whole."""
@@ -22,6 +24,13 @@ def completion(text="", *, model="suspect", **changes):
 def asked(body):
     """What identifies a request: its last message, or its prompt."""
     return body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+
+
+def forget_proxies(monkeypatch):
+    """Ask servers of this machine directly, whatever proxies the environment names."""
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
 
 
 class ChatServer(ThreadingHTTPServer):

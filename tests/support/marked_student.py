@@ -1,8 +1,9 @@
 """The bundled story model after some steps on text with a strong mark: a student that shows its key."""
 
 import shutil
-from itertools import cycle
+from itertools import cycle, islice
 
+from wmcheck.cli.embed import calm_torch
 from wmcheck.watermark.bundled import bundled_path
 from wmcheck.watermark.profile import Profile
 
@@ -10,21 +11,31 @@ BUNDLED = "bundled:stories2m"
 # A mark that a few steps teach: one token of context, a large bias.
 MARK = {"width": 1, "green": 64, "delta": 6.0}
 TEXTS, STEPS = 80, 8
+# Sent to servers that the student is put behind; nothing that is written may hold it.
+API_KEY = "sk-a-secret-of-the-tests-0123456789"
 
 
 def marked_student(folder, key, tokenizer):
     """(profile, records of marked text, records of ordinary text); the student's files are in ``folder``."""
+    with calm_torch(BUNDLED):
+        return _taught(folder, key, tokenizer)
+
+
+def named(done):
+    """The tests of a result of ``wmcheck radioactivity``, by name."""
+    return {one["test"]: one for one in done.json["tests"]}
+
+
+def _taught(folder, key, tokenizer):
     import torch
 
     from wmcheck.watermark.embed import STORY_PROMPTS, Sampling, embed_records, load_model
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     profile = Profile.create("redgreen", MARK, tokenizer=tokenizer, entropy_bits=2.0, keys=(key,))
     language = load_model(BUNDLED, device="cpu")
 
     def write(count, length, seed, **watermark):
-        prompts = [prompt for prompt, _ in zip(cycle(STORY_PROMPTS), range(count), strict=False)]
+        prompts = list(islice(cycle(STORY_PROMPTS), count))
         sampling = Sampling(max_new_tokens=length, seed=seed, ignore_end=True)
         return list(embed_records(language, prompts, sampling, batch_size=count, **watermark))
 
@@ -40,5 +51,4 @@ def marked_student(folder, key, tokenizer):
     model.save_pretrained(folder)
     for file in bundled_path(BUNDLED).glob("*token*"):
         shutil.copy(file, folder)
-    torch.set_num_threads(threads)
     return profile, marked, plain

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,12 +42,22 @@ class Case:
     def data(self) -> dict[str, Any]:
         return json.loads((self.folder / "bundle.json").read_text())
 
+    def signed(self) -> bytes:
+        """The bytes of the payload."""
+        return base64.b64decode(self.data()["envelope"]["payload"])
+
     def payload(self) -> dict[str, Any]:
-        return json.loads(base64.b64decode(self.data()["envelope"]["payload"]))
+        return json.loads(self.signed())
 
     def write(self, data: dict[str, Any]) -> None:
         """The file as ``attest`` spells it."""
         (self.folder / "bundle.json").write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+    def edit(self, change: Callable[[dict[str, Any]], Any]) -> None:
+        """Change the file's object."""
+        data = self.data()
+        change(data)
+        self.write(data)
 
     def raw(self, change: Callable[[bytes], bytes]) -> None:
         path = self.folder / "bundle.json"
@@ -56,10 +68,9 @@ class Case:
 
     def forge(self, change: Callable[[dict[str, Any]], Any]) -> None:
         """Change the payload and leave the signature."""
-        payload, data = self.payload(), self.data()
+        payload = self.payload()
         change(payload)
-        data["envelope"]["payload"] = base64.b64encode(canonical(payload)).decode()
-        self.write(data)
+        self.edit(lambda data: data["envelope"].update(payload=base64.b64encode(canonical(payload)).decode()))
 
     def resign(self, change: Callable[[dict[str, Any]], Any], *, by: str = "inv", summarized: bool = True) -> None:
         """Change the payload and sign it: what a signer who lies can do."""
@@ -79,6 +90,10 @@ def strongest(payload: dict[str, Any]) -> dict[str, Any]:
     return payload["predicate"]["result"]["records"][3]["tests"][0]
 
 
+def _signature(data: dict[str, Any]) -> dict[str, str]:
+    return data["envelope"]["signatures"][0]
+
+
 def _flip(text: str, place: int) -> str:
     """A base64 text with one bit of its bytes changed, still canonical."""
     data = bytearray(base64.b64decode(text))
@@ -87,16 +102,11 @@ def _flip(text: str, place: int) -> str:
 
 
 def _bit_of_payload(case: Case) -> None:
-    data = case.data()
-    data["envelope"]["payload"] = _flip(data["envelope"]["payload"], 777)
-    case.write(data)
+    case.edit(lambda data: data["envelope"].update(payload=_flip(data["envelope"]["payload"], 777)))
 
 
 def _bit_of_signature(case: Case) -> None:
-    data = case.data()
-    one = data["envelope"]["signatures"][0]
-    one["sig"] = _flip(one["sig"], 10)
-    case.write(data)
+    case.edit(lambda data: _signature(data).update(sig=_flip(_signature(data)["sig"], 10)))
 
 
 def _number_forged(case: Case) -> None:
@@ -108,54 +118,39 @@ def _foreign_signer(case: Case) -> None:
 
 
 def _foreign_signer_with_the_id_kept(case: Case) -> None:
-    own = case.data()["envelope"]["signatures"][0]["keyid"]
+    own = _signature(case.data())["keyid"]
     case.resign(lambda p: None, by="foreign")
-    data = case.data()
-    data["envelope"]["signatures"][0]["keyid"] = own
-    case.write(data)
+    case.edit(lambda data: _signature(data).update(keyid=own))
 
 
 def _foreign_signature_in_ones_own_name(case: Case) -> None:
-    payload = base64.b64decode(case.data()["envelope"]["payload"])
-    signature = case.signer("foreign").sign(payload).signature
-    data = case.data()
-    data["envelope"]["signatures"][0]["sig"] = base64.b64encode(signature).decode()
-    case.write(data)
+    signature = case.signer("foreign").sign(case.signed()).signature
+    case.edit(lambda data: _signature(data).update(sig=base64.b64encode(signature).decode()))
 
 
 def _payload_type(case: Case) -> None:
-    data = case.data()
-    data["envelope"]["payloadType"] = "application/json"
-    case.write(data)
+    case.edit(lambda data: data["envelope"].update(payloadType="application/json"))
 
 
 def _second_signature(case: Case) -> None:
-    data = case.data()
     other = case.signer("foreign").sign(b"{}").to_dict()["signatures"][0]
-    data["envelope"]["signatures"].append(other)
-    case.write(data)
+    case.edit(lambda data: data["envelope"]["signatures"].append(other))
 
 
 def _no_signature(case: Case) -> None:
-    data = case.data()
-    data["envelope"]["signatures"] = []
-    case.write(data)
+    case.edit(lambda data: data["envelope"].update(signatures=[]))
 
 
 def _unknown_field(case: Case) -> None:
-    data = case.data()
-    data["envelope"]["comment"] = "verified"
-    case.write(data)
+    case.edit(lambda data: data["envelope"].update(comment="verified"))
 
 
 def _padding_bits(case: Case) -> None:
     """The same bytes in another base64 spelling."""
-    data = case.data()
-    one = data["envelope"]["signatures"][0]
-    assert one["sig"].endswith("==")
-    place = len(one["sig"]) - 3
-    one["sig"] = one["sig"][:place] + ALPHABET[ALPHABET.index(one["sig"][place]) ^ 1] + "=="
-    case.write(data)
+    text = _signature(case.data())["sig"]
+    assert text.endswith("==")
+    changed = text[:-3] + ALPHABET[ALPHABET.index(text[-3]) ^ 1] + "=="
+    case.edit(lambda data: _signature(data).update(sig=changed))
 
 
 def _name_twice(case: Case) -> None:
@@ -175,8 +170,6 @@ def _smaller_p(case: Case) -> None:
 
 
 def _last_digit(case: Case) -> None:
-    import math
-
     def change(payload: dict[str, Any]) -> None:
         test = strongest(payload)
         test["log10_p"] = math.nextafter(test["log10_p"], -1.0)
@@ -205,8 +198,6 @@ def _record_left_out(case: Case) -> None:
 
 
 def _digest_of_another_input(case: Case) -> None:
-    import hashlib
-
     (case.folder / "other.jsonl").write_bytes((case.folder / "suspect.jsonl").read_bytes() + b"\n")
     digest = hashlib.sha256((case.folder / "other.jsonl").read_bytes()).hexdigest()
 
@@ -248,8 +239,6 @@ def _commitment(case: Case) -> None:
 
 def _profile_in_the_bundle(case: Case) -> None:
     """Another profile under digests that fit it: the numbers then do not."""
-    import hashlib
-
     def change(payload: dict[str, Any]) -> None:
         own = payload["predicate"]["profiles"][0]
         own["text"] = own["text"].replace('"width": 2', '"width": 3')
@@ -307,18 +296,15 @@ def _another_verb(case: Case) -> None:
 
 
 def _not_a_number(case: Case) -> None:
-    payload = base64.b64decode(case.data()["envelope"]["payload"])
-    case.sign(payload.replace(b'"alpha":1e-05', b'"alpha":NaN', 1))
+    case.sign(case.signed().replace(b'"alpha":1e-05', b'"alpha":NaN', 1))
 
 
 def _another_spelling(case: Case) -> None:
-    payload = base64.b64decode(case.data()["envelope"]["payload"])
-    case.sign(payload.replace(b'"alpha":1e-05', b'"alpha":0.00001', 1))
+    case.sign(case.signed().replace(b'"alpha":1e-05', b'"alpha":0.00001', 1))
 
 
 def _one_name_twice_inside(case: Case) -> None:
-    payload = base64.b64decode(case.data()["envelope"]["payload"])
-    case.sign(payload.replace(b'"alpha":1e-05', b'"alpha":1e-05,"alpha":1e-05', 1))
+    case.sign(case.signed().replace(b'"alpha":1e-05', b'"alpha":1e-05,"alpha":1e-05', 1))
 
 
 def _lookalike_inputs(case: Case) -> None:
@@ -440,3 +426,13 @@ def prepare(folder: Path, wmcheck: Callable[..., int]) -> None:
     ):
         if wmcheck(*args):
             raise RuntimeError(f"wmcheck {' '.join(args)} failed in {folder}")
+
+
+def verify(lab: Any, *args: Any, bundle: str = "bundle.json") -> Any:
+    """``wmcheck verify --json`` in the folder ``lab`` of the command line's tests."""
+    return lab("verify", bundle, *args, "--json")
+
+
+def report(done: Any) -> dict[str, dict[str, Any]]:
+    """The steps of what :func:`verify` printed, by name."""
+    return {step["step"]: step for step in done.json["steps"]}

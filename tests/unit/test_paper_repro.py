@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import integrate, stats
 
 from wmcheck.watermark.core.nulls import BernoulliNull, ExponentialNull
+
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+from script_modules import script_modules
 
 FOLDER = Path(__file__).parents[2] / "paper_repro"
 MODULES = (
@@ -22,16 +23,9 @@ MODULES = (
 
 @pytest.fixture(scope="module")
 def repro():
-    """The scripts as modules; forgotten again afterwards, because their names are plain words."""
-    sys.path.insert(0, str(FOLDER))
-    loaded: dict[str, ModuleType] = {}
-    try:
-        loaded = {name: import_module(name) for name in MODULES}
-        yield SimpleNamespace(**loaded)
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in loaded:
-            sys.modules.pop(name)
+    """The scripts as modules."""
+    with script_modules(FOLDER, MODULES) as loaded:
+        yield loaded
 
 
 def test_a_claim_out_of_tolerance_fails_and_is_written(repro, tmp_path, capsys):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+from script_modules import script_modules
 
 FOLDER = Path(__file__).parents[2] / "paper_repro" / "radioactive_students"
 MODULES = ("grid", "pools", "pupils", "make", "judge", "nulls", "report")
@@ -18,16 +19,9 @@ MODULES = ("grid", "pools", "pupils", "make", "judge", "nulls", "report")
 
 @pytest.fixture(scope="module")
 def study():
-    """The scripts as modules; forgotten again afterwards, because their names are plain words."""
-    sys.path.insert(0, str(FOLDER))
-    loaded: dict[str, ModuleType] = {}
-    try:
-        loaded = {name: import_module(name) for name in MODULES}
-        yield SimpleNamespace(**loaded)
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in loaded:
-            sys.modules.pop(name)
+    """The scripts as modules."""
+    with script_modules(FOLDER, MODULES) as loaded:
+        yield loaded
 
 
 def made_up(share: int, seed: int, excess: float, log10_p: float = -1.0) -> dict:

@@ -18,7 +18,7 @@ from wmcheck.watermark.core.records import Record
 from wmcheck.watermark.corpus.scan import BATCH_RECORDS, Mapper
 from wmcheck.watermark.corpus.settings import Settings
 from wmcheck.watermark.corpus.sketch import Counts, Sketch, Unit
-from wmcheck.watermark.corpus.store import LOGS, Scan, disk_error, sketch_path, write_sketch
+from wmcheck.watermark.corpus.store import LOGS, Scan, disk_error, finished, sketch_path, write_sketch
 
 try:
     from datatrove.pipeline.base import PipelineStep
@@ -70,13 +70,14 @@ class SketchBlock(PipelineStep):  # type: ignore[misc]  # DataTrove has no types
         if os.getcwd() != self.place:
             # Workers of a cluster start elsewhere, and names of sources, profiles and keys may be relative.
             os.chdir(self.place)
-        folder = Path(self.folder)
-        scan = None if data is not None and self.settings is not None else _planned(folder)
-        settings = self.settings or scan.settings  # type: ignore[union-attr]  # one of them is there
+        folder, settings = Path(self.folder), self.settings
+        tasks: tuple[tuple[Unit, ...], ...] = ()
+        if settings is None or data is None:
+            scan = _planned(folder)
+            settings, tasks = settings or scan.settings, scan.tasks
         mapper = Mapper(self.load(), settings, tokenizer=self.tokenizer, strict=self.strict)
         if data is None:
-            assert scan is not None
-            sketch = mapper.sketch(scan.tasks[rank])
+            sketch = mapper.sketch(tasks[rank])
         else:
             sketch = Sketch(settings)
             yield from self._passing(mapper, sketch, data, rank, world_size)
@@ -131,7 +132,7 @@ def run_tasks(
     """
     folder, given = Path(block.folder), dict(options or {})
     logs = folder / LOGS
-    _forget_lost(folder, logs, tasks)
+    _forget_lost(folder, tasks)
     common = {"pipeline": [block], "tasks": tasks, "workers": workers, "logging_dir": str(logs)}
     with _quiet(block.quiet):
         try:
@@ -145,7 +146,7 @@ def run_tasks(
                 raise ConfigError("unknown executor", where="--executor", got=executor, expected=", ".join(EXECUTORS))
         except OSError as error:
             raise disk_error(str(folder), error) from error
-    missing = [task for task in range(tasks) if not sketch_path(folder, task).is_file()]
+    missing = [task for task, is_done in enumerate(finished(folder, tasks)) if not is_done]
     if missing:
         raise InputError(
             "tasks did not finish", where=str(folder), got=f"{len(missing)} of {tasks}, the first is {missing[0]}",
@@ -215,11 +216,11 @@ def _planned(folder: Path) -> Scan:
     return scan
 
 
-def _forget_lost(folder: Path, logs: Path, tasks: int) -> None:
+def _forget_lost(folder: Path, tasks: int) -> None:
     """DataTrove's mark of a task whose sketch is gone must not keep it from running."""
-    for task in range(tasks):
-        mark = logs / "completions" / f"{task:05}"
-        if mark.exists() and not sketch_path(folder, task).is_file():
+    for task, is_done in enumerate(finished(folder, tasks)):
+        mark = folder / LOGS / "completions" / f"{task:05}"
+        if not is_done and mark.exists():
             try:
                 mark.unlink()
             except OSError as error:

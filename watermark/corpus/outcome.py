@@ -8,6 +8,7 @@ Holm counts the others as larger than all given, which can only raise a correcte
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,6 +40,7 @@ class Outcome:
         named: which of them e-BH names at ``alpha``.
         log_e_any: of each candidate, natural log of an e-value against "no document is marked": the mean over documents, of
             which those outside the list count 0. None where the null law has no experts.
+        tails: of each candidate, how many documents have ``floor(-log10 p) = k``, by k.
         below: of each candidate, how many documents at least have a p-value below the Bonferroni bar of the run.
         alpha: of the run.
         missing: tasks without a sketch.
@@ -50,6 +52,7 @@ class Outcome:
     documents: tuple[Detection, ...]
     named: tuple[bool, ...]
     log_e_any: tuple[float | None, ...]
+    tails: tuple[Mapping[int, int], ...]
     below: tuple[int, ...]
     alpha: float
     missing: int
@@ -86,12 +89,7 @@ class Outcome:
 
     def _corpus(self, which: int) -> dict[str, Any]:
         counts = [counts for _, counts in self.units.values()]
-        group = next(number for number, members in enumerate(self.settings.sets) if which in members)
-        log_e = self.log_e_any[which]
-        tails: dict[int, int] = {}
-        for one in counts:
-            for depth, many in one.tails[which].items():
-                tails[depth] = tails.get(depth, 0) + many
+        group, log_e, tails = self.settings.set_of(which), self.log_e_any[which], self.tails[which]
         return {
             **self.tests[which].to_dict(self.alpha),
             "sampled": {
@@ -127,18 +125,20 @@ def outcome(
     named = e_bh(log_e, alpha, family=max(many * documents, len(ranked)))
     order = sorted(range(len(ranked)), key=lambda i: (ranked[i][1].log_p, ranked[i][0], ranked[i][1].place))
     bar = math.ceil(math.log10(family) - math.log10(alpha))
-    below = tuple(
-        sum(many for one in counts for depth, many in one.tails[which].items() if depth >= bar) for which in range(many)
-    )
+    tails: tuple[Counter[int], ...] = tuple(Counter() for _ in range(many))
+    for one in counts:
+        for held, added in zip(tails, one.tails, strict=True):
+            held.update(added)
+    below = tuple(sum(count for depth, count in held.items() if depth >= bar) for held in tails)
     return Outcome(
         settings, units, tuple(tests), tuple(corrected[i] for i in order), tuple(bool(named[i]) for i in order),
-        tuple(_any(found, documents) for found in best), below, alpha, missing,
+        tuple(_any(found, documents) for found in best), tails, below, alpha, missing,
     )
 
 
 def _corpus_test(settings: Settings, which: int, counts: Sequence[Counts], totals: Totals) -> Detection:
     candidate = settings.candidates[which]
-    group = next(number for number, members in enumerate(settings.sets) if which in members)
+    group = settings.set_of(which)
     n, total = totals.distinct[group], unfixed(totals.sums[which])
     sums, many = np.array([total]), np.array([n])
     log_p = candidate.profile.scheme.null().log_sf(sums, many)

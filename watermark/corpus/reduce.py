@@ -9,14 +9,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from wmcheck.watermark.core.errors import ConfigError, InputError, MissingExtraError, OutputError
+from wmcheck.watermark.corpus.scan import Cost
 from wmcheck.watermark.corpus.settings import Settings
 from wmcheck.watermark.corpus.sketch import Counts, Ranked, Totals, Unit, best_of, check_overlaps, check_unit
-from wmcheck.watermark.corpus.store import Head, Scan, finished, read_head, sketches_of
+from wmcheck.watermark.corpus.store import Head, Scan, damaged, finished, read_head, sketches_of
 
 MEMORY_LIMIT = "3GB"
 # Score columns of one query: each costs two numbers a code.
@@ -32,17 +33,27 @@ class Merged:
     Attributes:
         settings: of all of them.
         units, best: as in :class:`~wmcheck.watermark.corpus.sketch.Sketch`.
-        files: the sketch files, in order.
         missing: tasks that are planned and have no sketch.
-        heads: of the files.
+        heads: of the files, in order.
     """
 
     settings: Settings
     units: dict[str, tuple[Unit, Counts]]
     best: list[list[Ranked]]
-    files: tuple[str, ...]
     missing: int
     heads: tuple[Head, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The sketch files, in order."""
+        return tuple(head.path for head in self.heads)
+
+    @property
+    def cost(self) -> Cost:
+        """Of all tasks together; the peak is that of the largest."""
+        costs = [asdict(head.cost) for head in self.heads]
+        sums = {name: sum(one[name] for one in costs) for name in costs[0]}
+        return Cost(**{**sums, "peak": max(one["peak"] for one in costs)})
 
 
 def merge_heads(folders: Sequence[str | Path]) -> Merged:
@@ -55,7 +66,7 @@ def merge_heads(folders: Sequence[str | Path]) -> Merged:
     missing = 0
     for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
         files, scan = sketches_of(folder), Scan.load(folder)
-        missing += finished(folder, scan.tasks).count(False) if scan is not None else 0
+        missing += finished(folder, len(scan.tasks)).count(False) if scan is not None else 0
         for path in files:
             head = read_head(path)
             first = heads[0] if heads else head
@@ -71,7 +82,7 @@ def merge_heads(folders: Sequence[str | Path]) -> Merged:
         for which, found in enumerate(head.best):
             best[which] = best_of([*best[which], *found], settings.top)
     check_overlaps(unit for unit, _ in units.values())
-    return Merged(settings, units, best, tuple(head.path for head in heads), missing, tuple(heads))
+    return Merged(settings, units, best, missing, tuple(heads))
 
 
 def reduce(
@@ -104,21 +115,8 @@ def reduce(
                     for which, total in zip(part, found, strict=True):
                         sums[which] = total
                 distinct.append(n)
-        except base.errors.OutOfMemoryException as error:
-            # DuckDB says so too where its temporary files fill the disk.
-            detail = str(error).partition("\n")[0][:160]
-            raise ConfigError(
-                "not enough memory or room for temporary files", where="--memory-limit", got=detail,
-                hint="give more with --memory-limit, or another disk with --temporary",
-            ) from None
-        except base.errors.IOException as error:
-            detail = str(error).partition("\n")[0][:160]
-            if "No space" in detail:
-                hint = "nothing is lost: make room"
-                raise OutputError("the disk is full", where="--temporary", got=detail, hint=hint) from None
-            raise _culprit(base, merged.files, detail) from None
         except base.errors.Error as error:
-            raise _culprit(base, merged.files, str(error).partition("\n")[0][:160]) from None
+            raise _failure(base, merged.files, error) from None
     return Totals(tuple(distinct), tuple(sums))
 
 
@@ -183,10 +181,7 @@ def _check(connection: Any, merged: Merged) -> None:
             n, codes, *totals = found.get((head.path, number), (0, 0, *([None] * len(many))))
             mine = [int(totals[which] or 0) for which in group]
             if (n, f"{codes:016x}", mine) != (check["rows"], check["codes"], check["sums"]):
-                raise InputError(
-                    "damaged sketch: rows do not match the header", where=head.path,
-                    hint="remove it and run the scan again: it makes that sketch anew",
-                )
+                raise damaged(head.path, what="damaged sketch: rows do not match the header")
 
 
 def _distinct(connection: Any, number: int, part: Sequence[int], files: Sequence[str]) -> tuple[int, list[int]]:
@@ -207,15 +202,25 @@ def _distinct(connection: Any, number: int, part: Sequence[int], files: Sequence
     return int(n), [int(total or 0) for total in totals]
 
 
+def _failure(base: _Base, files: Sequence[str], error: Exception) -> ConfigError | InputError | OutputError:
+    """What to tell of an error of DuckDB's."""
+    detail = str(error).partition("\n")[0][:160]
+    # DuckDB says so too where its temporary files fill the disk.
+    if isinstance(error, base.errors.OutOfMemoryException):
+        return ConfigError(
+            "not enough memory or room for temporary files", where="--memory-limit", got=detail,
+            hint="give more with --memory-limit, or another disk with --temporary",
+        )
+    if isinstance(error, base.errors.IOException) and "No space" in detail:
+        return OutputError("the disk is full", where="--temporary", got=detail, hint="nothing is lost: make room")
+    return _culprit(base, files, detail)
+
+
 def _culprit(base: _Base, files: Sequence[str], detail: str) -> InputError:
     """The error that names the file which cannot be read."""
     for path in files:
         try:
             base.connection.execute(f"SELECT bit_xor(hash(COLUMNS(*))) FROM read_parquet([{_literal(path)}])").fetchall()
         except base.errors.Error as error:
-            what = str(error).partition("\n")[0][:120]
-            return InputError(
-                "truncated or damaged sketch", where=path, got=what,
-                hint="remove it and run the scan again: it makes that sketch anew",
-            )
+            return damaged(path, str(error).partition("\n")[0][:120])
     return InputError("the sketches cannot be reduced", where=files[0], got=detail)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,13 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from wmcheck.watermark.candidate import Batch, Candidate
 from wmcheck.watermark.core.errors import InputError, KeyFileError, RecordError
 from wmcheck.watermark.core.experts import Expert, experts
 from wmcheck.watermark.core.records import Record
 from wmcheck.watermark.core.results import LOG10
+from wmcheck.watermark.core.sparse import mixture
 from wmcheck.watermark.core.statistics import STATISTICS, Sample
 from wmcheck.watermark.corpus.settings import Settings
 from wmcheck.watermark.corpus.sketch import Counts, Ranked, Sketch, Unit, fixed
@@ -46,6 +45,11 @@ class Cost:
     testing: float = 0.0
     wall: float = 0.0
     peak: int = 0
+
+    @property
+    def processor(self) -> float:
+        """Processor seconds of all parts."""
+        return self.encoding + self.testing + self.reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +102,9 @@ class Mapper:
         for unit in units:
             counts = Counts.zero(self.settings)
             reader = UnitReader(unit, reading.get("field"), reading.get("tokens_field"))
+            chosen = self._chosen(self._read(reader, counts), counts)
             try:
-                self._take(found, unit, counts, self._numbered(reader, counts))
+                self._take(found, unit, counts, (piece for line, record in chosen for piece in _pieces(line, record)))
             except RecordError:
                 raise
             except InputError as error:
@@ -115,16 +120,19 @@ class Mapper:
 
     def take(self, sketch: Sketch, unit: Unit, counts: Counts, records: Iterable[Record], before: int = 0) -> None:
         """Add records that something else has read to a sketch, after ``before`` others; ``sketch.add`` ends the unit."""
-        self._take(sketch, unit, counts, self._chosen(records, counts, before))
+        chosen = self._chosen(enumerate(records, before + 1), counts)
+        self._take(sketch, unit, counts, (_Numbered(line, 0, record) for line, record in chosen))
 
-    def _chosen(self, records: Iterable[Record], counts: Counts, before: int) -> Iterator[_Numbered]:
-        for number, record in enumerate(records, before + 1):
+    def _chosen(self, records: Iterable[tuple[int, Record]], counts: Counts) -> Iterator[tuple[int, Record]]:
+        """Those in the sample of documents; the others are counted."""
+        for line, record in records:
             if self.settings.reads(record.text, record.tokens):
-                yield _Numbered(number, 0, record)
+                yield line, record
             else:
                 counts.passed += 1
 
-    def _numbered(self, reader: UnitReader, counts: Counts) -> Iterator[_Numbered]:
+    def _read(self, reader: UnitReader, counts: Counts) -> Iterator[tuple[int, Record]]:
+        """Lines and records of a unit, timed; bad records are counted."""
         source = iter(reader)
         while True:
             started = time.process_time()
@@ -134,10 +142,8 @@ class Mapper:
                 return
             if isinstance(item, RecordError):
                 self._skip(counts, item)
-            elif self.settings.reads(item[1].text, item[1].tokens):
-                yield from _pieces(*item)
             else:
-                counts.passed += 1
+                yield item
 
     def _take(self, sketch: Sketch, unit: Unit, counts: Counts, records: Iterator[_Numbered]) -> None:
         waiting: list[_Numbered] = []
@@ -285,4 +291,4 @@ def _log_e(found: Sequence[Expert], scores: Floats) -> float | None:
     """The e-value of a document: the mean over experts fixed in advance of the product over its distinct items."""
     if not found:
         return None
-    return float(logsumexp([float(one.log_e(scores).sum()) for one in found])) - math.log(len(found))
+    return float(mixture(np.array([one.log_e(scores).sum() for one in found])))

@@ -100,10 +100,14 @@ class Settings:
             groups.setdefault(candidate.selection if shared else which, []).append(which)
         return tuple(tuple(group) for group in groups.values())
 
+    def set_of(self, which: int) -> int:
+        """The set that a candidate is in."""
+        return next(number for number, members in enumerate(self.sets) if which in members)
+
     @property
     def limit(self) -> int:
         """Codes up to this are in the sample."""
-        return (2**64 - 1) // self.sample
+        return _one_in(self.sample)
 
     def reads(self, text: str | None, tokens: Iterable[int] | None) -> bool:
         """Whether a document is among those that are read: by a hash of its text, or of its ids where it has no text."""
@@ -112,7 +116,7 @@ class Settings:
         ids = () if tokens is None else tokens
         data = ",".join(map(str, ids)).encode() if text is None else text.encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(data, digest_size=8, person=b"wmcheck/document").digest()
-        return int.from_bytes(digest, "big") <= (2**64 - 1) // self.documents
+        return int.from_bytes(digest, "big") <= _one_in(self.documents)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object; it holds no secret."""
@@ -174,6 +178,11 @@ class Settings:
             expected=f"{mine}, as in {known}" if name in shown else f"that of {known}",
             hint="reduce each scan by itself; --sample sets one rate for several",
         )
+
+
+def _one_in(rate: int) -> int:
+    """The bound up to which one in ``rate`` of all 64-bit hashes lies."""
+    return (2**64 - 1) // rate
 
 
 def automatic_sample(size: int, candidates: int) -> int:

@@ -222,7 +222,7 @@ class Sketch:
         """Count a unit.
 
         Raises:
-            InputError: it is here with other contents, or it overlaps one that is.
+            InputError: it is here with other contents.
         """
         check_unit(self.units, unit, counts)
         self.units[unit.name] = (unit, counts)

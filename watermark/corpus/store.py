@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -149,7 +149,6 @@ def read_head(path: Path) -> Head:
     """
     _, parquet = _pyarrow(str(path))
     where = str(path)
-    damaged = "remove it and run the scan again: it makes that sketch anew"
     try:
         with parquet.ParquetFile(path) as table:
             metadata, names = table.schema_arrow.metadata or {}, table.schema_arrow.names
@@ -157,8 +156,7 @@ def read_head(path: Path) -> Head:
     except FileNotFoundError:
         raise InputError("no such sketch", where=where) from None
     except (OSError, ValueError) as error:
-        detail = str(error).partition("\n")[0][:100]
-        raise InputError("truncated or damaged sketch", where=where, got=detail, hint=damaged) from None
+        raise damaged(where, str(error).partition("\n")[0][:100]) from None
     if HEADER not in metadata:
         raise InputError("not a sketch", where=where, got="a parquet file without a header", expected=SCHEMA)
     try:
@@ -176,7 +174,7 @@ def read_head(path: Path) -> Head:
         if names != wanted or rows != sum(check["rows"] for check in head.checks) or data["digest"] != settings.digest:
             raise ValueError("header and rows disagree")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError("truncated or damaged sketch", where=where, got=str(error)[:100], hint=damaged) from None
+        raise damaged(where, str(error)[:100]) from None
     return head
 
 
@@ -228,6 +226,11 @@ def write_whole(path: Path, write: Callable[[str], object]) -> None:
         raise disk_error(str(path), error) from None
 
 
+def damaged(path: str, got: str = "", what: str = "truncated or damaged sketch") -> InputError:
+    """The error for a sketch file that cannot be read, or does not hold what its header says."""
+    return InputError(what, where=path, got=got, hint="remove it and run the scan again: it makes that sketch anew")
+
+
 def disk_error(path: str, error: OSError) -> OutputError:
     """The error for a file that cannot be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -236,9 +239,9 @@ def disk_error(path: str, error: OSError) -> OutputError:
     return OutputError("the disk is full" if full else "cannot write", where=path, got=detail, hint=hint)
 
 
-def finished(folder: Path, tasks: Sequence[Sequence[Unit]]) -> list[bool]:
-    """Which tasks have their sketch."""
-    return [sketch_path(folder, task).is_file() for task in range(len(tasks))]
+def finished(folder: Path, tasks: int) -> list[bool]:
+    """Which of so many tasks have their sketch."""
+    return [sketch_path(folder, task).is_file() for task in range(tasks)]
 
 
 def _pyarrow(where: str) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from wmcheck.watermark.core.errors import printable
 from wmcheck.watermark.evidence.bundle import Sealed
-from wmcheck.watermark.evidence.statement import PlanStatement, ResultStatement, stamp
+from wmcheck.watermark.evidence.statement import PlanStatement, ResultStatement, requirements, stamp
 from wmcheck.watermark.evidence.summary import findings, in_words, objects
 
 SHOWN = 25
@@ -165,14 +165,11 @@ def _software(statement: ResultStatement) -> str:
 
 def _how(sealed: Sealed, statement: ResultStatement) -> str:
     key = "" if statement.revealed else " --key file:KEY.wmk"
-    pinned = " ".join(
-        f"{name}=={version}" for name, version in sorted(statement.run["versions"].items()) if name not in ("python", "platform")
-    )
     stamped = " --tsa AUTHORITY.pem" if sealed.reply is not None else ""
     return (
         "<p>With the files above, the signer's public key from a source that you trust"
         f"{'' if statement.revealed else ', and the key (ask its owner)'}:</p>"
-        f"<p><code>pip install {_text(pinned)}</code></p>"
+        f"<p><code>pip install {_text(requirements(statement.run['versions']))}</code></p>"
         f"<p><code>wmcheck verify bundle.json --inputs FILES... --trust SIGNER.pub.pem{key}{stamped}</code></p>"
         "<p>It checks signature, digests and commitments, runs the test again, and compares every number.</p>"
     )

@@ -172,6 +172,11 @@ def subjects(inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def requirements(versions: Mapping[str, str]) -> str:
+    """The words behind ``pip install`` for the packages of a run."""
+    return " ".join(f"{name}=={version}" for name, version in sorted(versions.items()) if name not in ("python", "platform"))
+
+
 def signer_of(identity: Identity) -> dict[str, str]:
     """Who signs, as a statement says it."""
     return {"keyid": identity.id, "public_key": identity.pem}

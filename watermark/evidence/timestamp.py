@@ -18,6 +18,7 @@ _QUERY_TYPE = "application/timestamp-query"
 _HASHES = {"2.16.840.1.101.3.4.2.1": "sha256", "2.16.840.1.101.3.4.2.2": "sha384", "2.16.840.1.101.3.4.2.3": "sha512"}
 MAX_REPLY_BYTES = 1 << 20
 SECONDS = 30.0
+ADDRESSES = ("http://", "https://")
 _BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -54,7 +55,7 @@ def fetch(url: str, signature: bytes) -> bytes:
     from urllib.error import URLError
     from urllib.request import Request, urlopen
 
-    if not url.startswith(("http://", "https://")):
+    if not url.startswith(ADDRESSES):
         raise ConfigError("not an address of a timestamp authority", where="--timestamp", got=url[:80], expected="http(s)://...")
     data = query(signature)
     try:
@@ -75,6 +76,11 @@ def read(reply: bytes, signature: bytes, where: str) -> datetime:
         InputError: no RFC 3161 reply, a refusal, or one over something else.
         MissingExtraError: rfc3161-client is not installed.
     """
+    moment: datetime = _over(reply, signature, where).tst_info.gen_time
+    return moment
+
+
+def _over(reply: bytes, signature: bytes, where: str) -> Any:
     parsed = _parsed(reply, where)
     imprint = parsed.tst_info.message_imprint
     oid = imprint.hash_algorithm.dotted_string
@@ -84,8 +90,7 @@ def read(reply: bytes, signature: bytes, where: str) -> datetime:
     expected = hashlib.new(name, signature).digest()
     if imprint.message != expected:
         raise InputError("a timestamp over something else", where=where, got=imprint.message.hex(), expected=expected.hex())
-    moment: datetime = parsed.tst_info.gen_time
-    return moment
+    return parsed
 
 
 def verify(reply: bytes, signature: bytes, authorities: Sequence[x509.Certificate], where: str) -> datetime:
@@ -95,15 +100,16 @@ def verify(reply: bytes, signature: bytes, authorities: Sequence[x509.Certificat
         InputError: as of :func:`read`, or an authority that none of the certificates vouches for.
         MissingExtraError: rfc3161-client is not installed.
     """
-    moment, library = read(reply, signature, where), _library()
-    verifier = library.VerifierBuilder(roots=list(authorities)).build()
+    parsed = _over(reply, signature, where)
+    verifier = _library().VerifierBuilder(roots=list(authorities)).build()
     try:
-        verifier.verify_message(_parsed(reply, where), signature)
+        verifier.verify_message(parsed, signature)
     except Exception as error:  # a damaged certificate in the reply raises almost anything, and is as good as none
         raise InputError(
             "the timestamp is not of a trusted authority", where=where, got=str(error)[:120],
             expected="; ".join(one.subject.rfc4514_string() for one in authorities)[:120],
         ) from None
+    moment: datetime = parsed.tst_info.gen_time
     return moment
 
 

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from wmcheck.watermark.core.errors import TokenizerError
-from wmcheck.watermark.prf import I64, U64
+from wmcheck.watermark.prf import I64
 from wmcheck.watermark.profile import Profile
-from wmcheck.watermark.radioactivity.contexts import Collected, Occurrences, Text, pool, window_codes
-from wmcheck.watermark.radioactivity.open_model import CHUNK, FLOOR, TOP, Reader, Row
+from wmcheck.watermark.radioactivity.contexts import Collected, Occurrences, Text, pool, windows_at
+from wmcheck.watermark.radioactivity.open_model import CHUNK, FLOOR, TOP, Reader, Row, fresh_places
 from wmcheck.watermark.tokenizer import TextTokenizer
-from wmcheck.watermark.windows import first_occurrences
 
 # Texts before a token, so that it is cut as inside of a text; the first at which a token of the profile ends is taken.
 ANCHORS = ("a", ".", "1", "\n")
@@ -84,21 +83,20 @@ def aligned_rows(
     ids, ends = boundaries(text, tokenizer)
     counts[1] += len(theirs)
     both = np.flatnonzero((own_ends >= 0) & np.isin(own_ends, ends[ends >= 0]))
-    order = np.full(len(text) + 1, -1)
-    order[ends[ends >= 0]] = np.flatnonzero(ends >= 0)
-    at = order[own_ends[both]]
+    at = ending_at(ends, len(text))[own_ends[both]]
     counts[0] += len(both)
     both, at = both[at >= width - 1], at[at >= width - 1]
     if not len(both):
         return
-    windows = ids[at[:, None] + np.arange(1 - width, 1)[None]].astype(np.uint32) if width else np.zeros((len(both), 0), np.uint32)
-    if whole and width:
-        fresh = np.isin(at, first_occurrences(_codes(ids, width)) + width - 1)
-        both, windows = both[fresh], windows[fresh]
+    if whole:
+        # Of all windows of the text, whether or not the tokenizers meet there.
+        fresh = fresh_places(ids, width)[at]
+        both, at = both[fresh], at[fresh]
+    windows = windows_at(ids, at, width)
     for begin in range(0, len(theirs), chunk):
         inside = (both >= begin) & (both < begin + chunk)
         if inside.any():
-            yield Row(theirs[begin : begin + chunk], both[inside] - begin, np.ascontiguousarray(windows[inside]))
+            yield Row(theirs[begin : begin + chunk], both[inside] - begin, windows[inside])
 
 
 def vocabulary_map(own: TextTokenizer, tokenizer: TextTokenizer) -> I64:
@@ -142,10 +140,8 @@ def boundaries(text: str, tokenizer: TextTokenizer) -> tuple[I64, I64]:
     return ids, np.where(following >= ends, ends, -1)
 
 
-def _codes(ids: I64, width: int) -> U64:
-    """Codes of all windows of a text, whether or not the tokenizers meet there."""
-    return window_codes(np.lib.stride_tricks.sliding_window_view(ids.astype(np.uint32), width))
-
-
-# Names that callers outside of this package use.
-_boundaries, _first_token = boundaries, first_token
+def ending_at(ends: I64, length: int) -> I64:
+    """i64[length + 1]: the token that ends at each character of a text, -1 for none."""
+    found = np.full(length + 1, -1)
+    found[ends[ends >= 0]] = np.flatnonzero(ends >= 0)
+    return found

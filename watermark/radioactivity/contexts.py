@@ -168,15 +168,14 @@ def pool(
     usable = np.ones(len(found.best), bool)
     if len(special_ids):
         usable &= ~np.isin(found.windows.astype(np.int64), special_ids).any(1)
-    codes = hash64(found.windows)
-    first = np.flatnonzero(usable)[first_occurrences(mix64(codes[usable]))]
-    order = np.argsort(codes[first], kind="stable")
-    place = np.searchsorted(codes[first][order], codes)
-    place = np.minimum(place, max(0, len(first) - 1))
-    window_of = order[place] if len(first) else np.zeros(len(codes), np.int64)
+    codes = window_codes(found.windows)
+    first = np.flatnonzero(usable)[first_occurrences(codes[usable])]
+    window_of = places_of(codes, codes[first])
     if text == "marked":
         usable = np.zeros(len(usable), bool)
         usable[first] = True
+    else:
+        usable &= window_of >= 0
     times = np.bincount(window_of[usable], minlength=len(first))
     keep = usable[found.owner] & _allowed(found.tokens, special_ids, vocabulary)
     owner, tokens, weights = window_of[found.owner[keep]], found.tokens[keep], found.weights[keep]
@@ -204,6 +203,21 @@ def merge_pairs(owner: I64, tokens: I64, weights: Floats) -> tuple[I64, I64, Flo
 def window_codes(windows: U32) -> U64:
     """u64[m] codes of windows, as filters store them."""
     return mix64(hash64(windows))
+
+
+def places_of(codes: U64, among: U64) -> I64:
+    """i64[n]: where each code stands in ``among``, which holds none twice; -1 for those that it does not hold."""
+    if not len(among):
+        return np.full(len(codes), -1)
+    order = np.argsort(among, kind="stable")
+    place = order[np.minimum(np.searchsorted(among[order], codes), len(among) - 1)]
+    return np.where(among[place] == codes, place, -1)
+
+
+def windows_at(ids: I64, places: I64, width: int) -> U32:
+    """u32[n, width]: the ids of a text up to and with each place, oldest first."""
+    windows: U32 = ids[places[:, None] + np.arange(1 - width, 1)].astype(np.uint32)
+    return windows
 
 
 def _allowed(tokens: I64, special: I64, vocabulary: int | None) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ import numpy as np
 from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.core.errors import ConfigError
 from wmcheck.watermark.profile import Profile
-from wmcheck.watermark.radioactivity.contexts import Collected, merge_pairs, window_codes
+from wmcheck.watermark.radioactivity.contexts import Collected, merge_pairs, places_of, window_codes
 from wmcheck.watermark.radioactivity.result import Radioactivity
 from wmcheck.watermark.radioactivity.weighted import AnyKey, Plan, judge
 
@@ -42,14 +42,12 @@ def contrast_test(
 
 def contrast_plan(collected: Collected, base: Collected, profile: Profile) -> Plan:
     """The differences in the contexts that both were asked about."""
-    codes, others = window_codes(collected.windows), window_codes(base.windows)
-    order = np.argsort(others, kind="stable")
-    place = order[np.minimum(np.searchsorted(others[order], codes), max(0, len(order) - 1))] if len(order) else np.zeros(0, int)
-    common = others[place] == codes if len(order) else np.zeros(len(codes), bool)
+    place = places_of(window_codes(collected.windows), window_codes(base.windows))
+    common = place >= 0
     if not common.any():
         raise ConfigError("suspect and base were not asked about the same contexts", where="contrast_test")
     own = collected.keep(common)
-    position = np.full(len(others), -1)
+    position = np.full(len(base.windows), -1)
     position[place[common]] = np.arange(int(common.sum()))
     shared = position[base.owner] >= 0
     both = np.concatenate([own.owner, position[base.owner[shared]]])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import binom
@@ -45,7 +44,29 @@ def with_decoys(
         seed: of the decoys.
         progress: called with the number of decoys done.
     """
-    plan = Plan(collected.readings() if result.test == "reading" else collected, profile, "--decoys")
+    return ranked(result, run_decoys(collected, profile, result.test, count=count, seed=seed, progress=progress))
+
+
+@dataclass(frozen=True, slots=True)
+class DecoyRun:
+    """One test under random keys; it holds for all keys of a profile.
+
+    Attributes:
+        z: f64[count] of each decoy.
+        log_p: f64[count] natural logs of their p-values; 0 where z is too small for one that counts.
+        seed: of the decoys.
+    """
+
+    z: Floats
+    log_p: Floats
+    seed: int
+
+
+def run_decoys(
+    collected: Collected, profile: Profile, test: str, *, count: int, seed: int, progress: Callable[[int], None] | None = None
+) -> DecoyRun:
+    """A test under random keys; the arguments are those of :func:`with_decoys`."""
+    plan = Plan(collected.readings() if test == "reading" else collected, profile, "--decoys")
     candidates = candidates_of(profile, decoy_keys(count, np.random.default_rng(seed).bytes))
     z, log_p = np.empty(count), np.zeros(count)
     held: dict[int, float] = {}
@@ -61,22 +82,23 @@ def with_decoys(
             progress(place + 1)
     if held:
         log_p[list(held)] = plan.log_p_of(np.array(list(held.values())), plan.under(candidates[0]))
-    return replace(result, **_filled(result, z, log_p, seed))
+    return DecoyRun(z, log_p, seed)
 
 
-def _filled(result: Radioactivity, z: Floats, log_p: Floats, seed: int) -> dict[str, Any]:
-    count = len(z)
+def ranked(result: Radioactivity, run: DecoyRun) -> Radioactivity:
+    """The result with the rank of its key, and what the decoys say about the null law."""
+    z, log_p, count = run.z, run.log_p, len(run.z)
     at_least = int(np.count_nonzero(z >= result.z))
     hits = {level: int(np.count_nonzero(log_p <= math.log(level))) for level in (0.05, 0.01)}
     mean, variance = float(z.mean()), float(z.var(ddof=1)) if count > 1 else math.nan
     failed = any(binom.sf(found - 1, count, level) < ALARM for level, found in hits.items())
     failed |= mean * math.sqrt(count) > ALARM_Z
     found = {
-        "count": count, "seed": seed, "at_least": at_least,
+        "count": count, "seed": run.seed, "at_least": at_least,
         "log10_p_rank": (math.log1p(at_least) - math.log1p(count)) / LOG10, "z_mean": mean, "z_variance": variance,
         "share_05": hits[0.05] / count, "share_01": hits[0.01] / count, "null_holds": not failed,
     }
-    return {"decoys": found, "warnings": (*result.warnings, NULL_FAILS) if failed else result.warnings}
+    return replace(result, decoys=found, warnings=(*result.warnings, NULL_FAILS) if failed else result.warnings)
 
 
 def with_base(result: Radioactivity, base: Radioactivity) -> Radioactivity:

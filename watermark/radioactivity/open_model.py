@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from wmcheck.watermark.core.errors import ConfigError, InputError
 from wmcheck.watermark.detect import check_ids
-from wmcheck.watermark.prf import I64, U32
+from wmcheck.watermark.prf import I64, MAX_TOKEN_ID, U32
 from wmcheck.watermark.profile import Profile
-from wmcheck.watermark.radioactivity.contexts import Collected, Occurrences, Text, pool, window_codes
+from wmcheck.watermark.radioactivity.contexts import Collected, Occurrences, Text, pool, window_codes, windows_at
 from wmcheck.watermark.windows import Document, first_occurrences
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def collect(
     """
     for document in documents:
         check_ids(document)
-    language = model if hasattr(model, "tokenizer") and hasattr(model, "model") else None
+    language = _language(model)
     if language is not None and profile.tokenizer is not None:
         profile.check_tokenizer(language.tokenizer)
     width = profile.scheme.width
@@ -95,21 +95,23 @@ def cut(ids: I64, width: int, chunk: int, *, whole: bool) -> Iterator[Row]:
     size = max(chunk, width + 1)
     if len(ids) < max(width, 1):
         return
-    if width:
-        windows = np.lib.stride_tricks.sliding_window_view(ids.astype(np.uint32), width)
-        fresh = np.zeros(len(windows), bool)
-        fresh[first_occurrences(window_codes(windows))] = True
+    fresh = fresh_places(ids, width) if whole else np.ones(len(ids), bool)
     for begin in range(0, len(ids), size):
         piece = ids[begin : begin + size]
         places = np.arange(max(width - 1, 0), len(piece))
-        if not width:
-            yield Row(piece, places, np.zeros((len(places), 0), np.uint32))
-            continue
-        here = begin + places - width + 1
-        if whole:
-            places, here = places[fresh[here]], here[fresh[here]]
+        places = places[fresh[begin + places]]
         if len(places):
-            yield Row(piece, places, np.ascontiguousarray(windows[here]))
+            yield Row(piece, places, windows_at(ids, begin + places, width))
+
+
+def fresh_places(ids: I64, width: int) -> NDArray[np.bool_]:
+    """bool[L]: places of a text of ``width`` ids or more whose window the text did not have before; all without windows."""
+    if not width:
+        return np.ones(len(ids), bool)
+    windows = np.lib.stride_tricks.sliding_window_view(ids.astype(np.uint32), width)
+    fresh = np.zeros(len(ids), bool)
+    fresh[first_occurrences(window_codes(windows)) + width - 1] = True
+    return fresh
 
 
 class Reader:
@@ -127,17 +129,20 @@ class Reader:
         self, model: Any, *, top: int = TOP, floor: float = FLOOR, start: Sequence[int] | None = None,
         vocabulary: int | None = None, to_profile: I64 | None = None, profile_vocabulary: int = 0,
     ) -> None:
-        self._language = model if hasattr(model, "tokenizer") and hasattr(model, "model") else None
-        self._model = self._language.model if self._language is not None else model
+        language = _language(model)
+        self._model = language.model if language is not None else model
         if not callable(self._model) or not hasattr(self._model, "config"):
             raise ConfigError("not a language model", where="collect", got=type(model).__name__, expected="a transformers model")
         self._top, self._floor, self._vocabulary = top, floor, vocabulary
-        self._map, self._profile_vocabulary = to_profile, profile_vocabulary
+        # Ids without a counterpart go to one more place, at the end, which is dropped.
+        self._target = None if to_profile is None else np.where(to_profile < 0, profile_vocabulary, to_profile)
+        self._ids = MAX_TOKEN_ID + 1 if to_profile is None else profile_vocabulary
         config = self._model.config.get_text_config()
         begin = getattr(config, "bos_token_id", None)
         own = [int(begin)] if isinstance(begin, int) and begin >= 0 else []
         self._start = own if start is None else [int(one) for one in start]
         self._longest = int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+        self._embedded = int(self._model.get_input_embeddings().weight.shape[0])
 
     def read(
         self, rows: Iterator[Row], *, batch_size: int, max_contexts: int | None, progress: Callable[[int], None] | None
@@ -145,34 +150,29 @@ class Reader:
         """Positions with probabilities, in the order of the rows."""
         found: list[Occurrences] = []
         seen: set[int] = set()
+        for batch in self._batches(rows, batch_size):
+            found.append(self._forward(batch))
+            if progress is not None:
+                progress(sum(len(row.places) for row in batch))
+            if max_contexts is not None:
+                for row in batch:
+                    seen.update(window_codes(row.windows).tolist())
+                if len(seen) >= max_contexts:
+                    break
+        return found
+
+    def _batches(self, rows: Iterator[Row], wanted: int) -> Iterator[list[Row]]:
+        """Rows that are shown at once: so many as are wanted, if their logits fit a block."""
+        block = BLOCK[int(self._model.device.type != "cpu")]
         batch: list[Row] = []
         for row in rows:
             batch.append(row)
-            if len(batch) >= self._rows(batch, batch_size):
-                found.append(self._forward(batch))
-                self._count(batch, seen, max_contexts, progress)
+            width = max(len(one.ids) for one in batch) + len(self._start)
+            if len(batch) >= max(1, min(wanted, block // (width * self._embedded))):
+                yield batch
                 batch = []
-                if max_contexts is not None and len(seen) >= max_contexts:
-                    return found
         if batch:
-            found.append(self._forward(batch))
-            self._count(batch, seen, max_contexts, progress)
-        return found
-
-    def _count(
-        self, batch: list[Row], seen: set[int], max_contexts: int | None, progress: Callable[[int], None] | None
-    ) -> None:
-        if max_contexts is not None:
-            for row in batch:
-                seen.update(window_codes(row.windows).tolist())
-        if progress is not None:
-            progress(sum(len(row.places) for row in batch))
-
-    def _rows(self, batch: list[Row], wanted: int) -> int:
-        width = max(len(row.ids) for row in batch) + len(self._start)
-        size = int(self._model.get_input_embeddings().weight.shape[0])
-        block = BLOCK[int(self._model.device.type != "cpu")]
-        return max(1, min(wanted, block // (width * size)))
+            yield batch
 
     def _forward(self, batch: list[Row]) -> Occurrences:
         """The laws of one pass."""
@@ -188,10 +188,10 @@ class Reader:
         for place, row in enumerate(batch):
             ids[place, :first], ids[place, first : first + len(row.ids)] = self._start, row.ids
             mask[place, : first + len(row.ids)] = 1
-        rows = int(self._model.get_input_embeddings().weight.shape[0])
-        if int(ids.max(initial=0)) >= rows:
+        if int(ids.max(initial=0)) >= self._embedded:
             raise InputError(
-                "token ids that the model does not know", where="collect", got=str(int(ids.max())), expected=f"ids below {rows}"
+                "token ids that the model does not know", where="collect", got=str(int(ids.max())),
+                expected=f"ids below {self._embedded}",
             )
         with torch.inference_mode():
             shown, valid = (torch.from_numpy(array).to(self._model.device) for array in (ids, mask))
@@ -201,10 +201,8 @@ class Reader:
             parts = [self._law(logits[place, which]) for place, which in enumerate(asked)]
         windows = np.concatenate([row.windows for row in batch])
         tokens, weights = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-        kept = weights >= self._floor
-        if self._map is not None:
-            kept &= tokens < self._profile_vocabulary
-        best = np.where(tokens[:, 0] < (self._profile_vocabulary if self._map is not None else 1 << 31), tokens[:, 0], -1)
+        kept = (weights >= self._floor) & (tokens < self._ids)
+        best = np.where(tokens[:, 0] < self._ids, tokens[:, 0], -1)
         owner = np.repeat(np.arange(len(tokens)), kept.sum(1))
         return Occurrences(windows, owner, tokens[kept], weights[kept], best)
 
@@ -215,10 +213,14 @@ class Reader:
         if self._vocabulary is not None and self._vocabulary < logits.shape[1]:
             logits = logits[:, : self._vocabulary]
         law = logits.float().softmax(1)
-        if self._map is not None:
-            # Ids without a counterpart go to one more place, which is dropped.
-            target = torch.from_numpy(np.where(self._map < 0, self._profile_vocabulary, self._map)).to(law.device)
-            mapped = torch.zeros((len(law), self._profile_vocabulary + 1), device=law.device)
+        if self._target is not None:
+            target = torch.from_numpy(self._target).to(law.device)
+            mapped = torch.zeros((len(law), self._ids + 1), device=law.device)
             law = mapped.index_add_(1, target[: law.shape[1]], law[:, : len(target)])
         found = law.topk(min(self._top, law.shape[1]), dim=1)
         return found.indices.cpu().numpy().astype(np.int64), found.values.cpu().numpy().astype(np.float64)
+
+
+def _language(model: Any) -> Any:
+    """The model as one with a tokenizer; None for a ``transformers`` model alone."""
+    return model if hasattr(model, "tokenizer") and hasattr(model, "model") else None

@@ -9,7 +9,7 @@ import numpy as np
 from wmcheck.watermark.candidate import Candidate
 from wmcheck.watermark.detect import check_ids
 from wmcheck.watermark.profile import Profile
-from wmcheck.watermark.radioactivity.contexts import DISTINCT_TOKENS, Collected, merge_pairs, window_codes
+from wmcheck.watermark.radioactivity.contexts import DISTINCT_TOKENS, Collected, merge_pairs, places_of, window_codes
 from wmcheck.watermark.radioactivity.result import Radioactivity
 from wmcheck.watermark.radioactivity.weighted import AnyKey, Plan, judge
 from wmcheck.watermark.windows import Document, first_occurrences, make_items
@@ -47,8 +47,9 @@ def sampled_items(
         windows, tokens = windows[fresh], tokens[fresh]
     codes = window_codes(windows)
     first = first_occurrences(codes)
-    order = np.argsort(codes[first], kind="stable")
-    owner = order[np.searchsorted(codes[first][order], codes)] if len(first) else np.zeros(0, np.int64)
+    owner = places_of(codes, codes[first])
+    # Two codes may count as one for first_occurrences, if hardly ever.
+    owner, tokens = owner[owner >= 0], tokens[owner >= 0]
     owner, tokens, _ = merge_pairs(owner, tokens, np.ones(len(tokens)))
     return Collected(
         windows=np.ascontiguousarray(windows[first]), owner=owner, tokens=tokens, weights=np.ones(len(tokens)),

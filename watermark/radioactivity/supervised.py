@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -73,14 +74,8 @@ class ContextFilter:
                 "how often a window occurs in watermarked text depends on its scores", where="ContextFilter", got=f"top={top}",
                 expected="all windows, or unmarked texts", hint="rank windows in text like the logs that is not watermarked",
             )
-        special, parts = np.asarray(profile.special_ids, np.int64), []
-        batch: list[Document] = []
-        for document in documents:
-            batch.append(document)
-            if len(batch) == _BATCH:
-                parts.append(_counted(batch, profile.scheme.width, special))
-                batch = []
-        if batch:
+        special, parts, source = np.asarray(profile.special_ids, np.int64), [], iter(documents)
+        while batch := list(islice(source, _BATCH)):
             parts.append(_counted(batch, profile.scheme.width, special))
         codes, counts = _summed(parts)
         if top is not None and top < len(codes):

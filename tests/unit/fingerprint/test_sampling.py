@@ -195,9 +195,7 @@ def test_a_prompt_of_another_version_is_refused(tmp_path):
 @pytest.fixture
 def direct(monkeypatch):
     pytest.importorskip("openai")
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
+    chat.forget_proxies(monkeypatch)
 
 
 def spoken(body, times):

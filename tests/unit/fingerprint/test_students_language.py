@@ -6,9 +6,8 @@ import hashlib
 import itertools
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,22 +19,18 @@ from wmcheck.fingerprint.endpoint import Call
 from wmcheck.fingerprint.member import related
 from wmcheck.fingerprint.propositions import ALTERNATIVES, alternative_pairs, target_pairs
 
+sys.path.append(str(Path(__file__).parents[2] / "support"))
+from script_modules import script_modules
+
 FOLDER = Path(__file__).parents[3] / "paper_repro" / "students"
 MODULES = ("language", "questions", "zoo")
 
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[SimpleNamespace]:
-    """The modules of the study that need no torch; forgotten again afterwards, because their names are plain words."""
-    sys.path.insert(0, str(FOLDER))
-    loaded: dict[str, ModuleType] = {}
-    try:
-        loaded = {name: import_module(name) for name in MODULES}
-        yield SimpleNamespace(**loaded)
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in loaded:
-            sys.modules.pop(name)
+    """The modules of the study that need no torch."""
+    with script_modules(FOLDER, MODULES) as loaded:
+        yield loaded
 
 
 def items(world: SimpleNamespace, count: int = 300) -> list:
