@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from io import StringIO
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -226,13 +225,10 @@ class Run:
         )
         layout = self.options["layout"]
         if layout == "json":
-            written = StringIO() if layers else out
             write_json(
-                written, records, corpus, self.alpha, skipped, configuration=self.configuration(), complete=complete,
-                run=run_record(self.inputs()),
+                out, records, corpus, self.alpha, skipped, configuration=self.configuration(), complete=complete,
+                run=run_record(self.inputs()), extend=lambda data: layers.add_to(data, records, parts, self.alpha),
             )
-            if isinstance(written, StringIO):
-                layers.write_json(written.getvalue(), out, records, parts, self.alpha)
         elif layout == "jsonl":
             layers.write_lines(out, records, parts, self.alpha)
             self._write_verdicts(out, records, corpus, complete=complete)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
@@ -117,16 +116,13 @@ class LayerPlan:
             found.append({"layer": name, "says_if_detected": says, **test.to_dict(alpha)})
         return found
 
-    def write_json(
-        self, written: str, out: TextIO, records: Sequence[Screened], corpus: Sequence[Detection], alpha: float
-    ) -> None:
-        """The JSON document of a run with a list ``layers`` in every record, and ``corpus_layers``."""
-        data = json.loads(written)
+    def add_to(self, data: dict[str, Any], records: Sequence[Screened], corpus: Sequence[Detection], alpha: float) -> None:
+        """A list ``layers`` in every record of the JSON document of a run, and ``corpus_layers``."""
+        if not self:
+            return
         for found, one in zip(data["records"], records, strict=True):
             found["layers"] = self.objects(getattr(one, "layers", ()), alpha)
         data["corpus_layers"] = self.objects(corpus, alpha)
-        json.dump(data, out, indent=1, ensure_ascii=False)
-        out.write("\n")
 
     def write_lines(self, out: TextIO, records: Sequence[Screened], corpus: Sequence[Detection], alpha: float) -> None:
         """A line of the JSON-lines format for each record, and one for the corpus."""

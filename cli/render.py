@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from wmcheck.watermark.core.errors import printable
@@ -114,13 +114,17 @@ def write_terms(out: TextIO, tests: Sequence[Detection]) -> None:
 def write_json(
     out: TextIO, screened: Sequence[Screened], corpus: Sequence[Detection], alpha: float, skipped: int, *,
     configuration: Mapping[str, Any], complete: bool, run: Mapping[str, Any],
+    extend: Callable[[dict[str, Any]], object] | None = None,
 ) -> None:
-    """One JSON document under schema ``wmcheck.check/1``; ``run`` is that of :func:`wmcheck.cli.runs.run_record`."""
+    """One JSON document under schema ``wmcheck.check/1``; ``run`` is that of :func:`wmcheck.cli.runs.run_record`, and ``extend``
+    adds to the document."""
     data = {
         "schema": SCHEMA, "complete": complete, "alpha": alpha, "summary": summary(screened, corpus, alpha, skipped),
         "configuration": dict(configuration), "records": [record_object(one, alpha) for one in screened],
         "corpus": [test.to_dict(alpha) for test in corpus], "run": dict(run),
     }
+    if extend is not None:
+        extend(data)
     json.dump(data, out, indent=1, ensure_ascii=False)
     out.write("\n")
 

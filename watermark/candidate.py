@@ -69,6 +69,9 @@ class Batch:
     _codes: NDArray[np.uint64] | None = None
     _fresh: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     _law: Law | None = None
+    # Of the last candidate alone: candidates are scored one after the other.
+    _keyed: tuple[Candidate, I64] | None = None
+    _members: tuple[Candidate, NDArray[np.bool_]] | None = None
 
     def __post_init__(self) -> None:
         self.items = items_of(self.documents, self.profile)
@@ -87,9 +90,10 @@ class Batch:
         if is_whole(candidate.profile.scheme):
             return np.flatnonzero(self.items.scored)
         if not candidate.profile.scheme.key_free_selection:
-            first = self._first(self._code(candidate))
-            members = getattr(candidate.profile.scheme, "members", None)
-            return first if members is None else first[members(self.items.windows[first], candidate.prf)]
+            if self._keyed is None or self._keyed[0] is not candidate:
+                first, inside = self._first(self._code(candidate)), self._inside(candidate)
+                self._keyed = candidate, first if inside is None else first[inside[first]]
+            return self._keyed[1]
         if self._kept is None:
             # Distinct windows are distinct pairs already.
             scheme = candidate.profile.scheme
@@ -101,13 +105,22 @@ class Batch:
         first = first_occurrences(in_document(codes, self.items.document))
         return first[self.items.scored[first]]
 
+    def _inside(self, candidate: Candidate) -> NDArray[np.bool_] | None:
+        """bool[n]: items in contexts that the key gives to the scheme; None where all are."""
+        members = getattr(candidate.profile.scheme, "members", None)
+        if members is None:
+            return None
+        if self._members is None or self._members[0] is not candidate:
+            self._members = candidate, members(self.items.windows, candidate.prf)
+        return self._members[1]
+
     def left_out(self, candidate: Candidate, n: I64) -> tuple[I64, I64]:
         """i64[documents] output tokens that are repeats, and that are excluded, where ``n`` are scored; those in contexts that
         the key leaves to others are excluded."""
-        items, members = self.items, getattr(candidate.profile.scheme, "members", None)
-        if members is None:
+        items, inside = self.items, self._inside(candidate)
+        if inside is None:
             return items.eligible - n, items.excluded
-        others = items.document[items.scored & ~members(items.windows, candidate.prf)]
+        others = items.document[items.scored & ~inside]
         count = np.bincount(others, minlength=items.documents)
         return items.eligible - n - count, items.excluded + count
 
