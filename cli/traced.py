@@ -42,7 +42,7 @@ def write(
         run: how to repeat it.
         complete: the whole input was read.
     """
-    results: list[Trace | MixtureTrace] = [*traces, *together, *([mixture] if mixture is not None else [])]
+    results: list[Trace] = [*traces, *together, *([mixture] if mixture is not None else [])]
     summary = {"records": records, "skipped": skipped, **counts(results), "correction": results[0].correction,
                "family": results[0].family}
     head = {"complete": complete, "alpha": results[0].alpha, "summary": summary}
@@ -66,7 +66,7 @@ def _line(kind: str, data: Mapping[str, Any]) -> str:
 
 
 def _write_rows(
-    out: TextIO, layout: str, results: Sequence[Trace | MixtureTrace], summary: Mapping[str, Any], *, complete: bool
+    out: TextIO, layout: str, results: Sequence[Trace], summary: Mapping[str, Any], *, complete: bool
 ) -> None:
     rows = [_row(one) for one in results]
     alpha = results[0].alpha
@@ -93,7 +93,7 @@ def _write_rows(
     out.write("p-values hold if " + "; ".join(results[0].assumptions) + ".\n")
 
 
-def _row(one: Trace | MixtureTrace) -> dict[str, str]:
+def _row(one: Trace) -> dict[str, str]:
     also = [str(other["account"]) for other in one.named[1:]]
     more = "" if one.named_all else " and perhaps more"
     return {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wmcheck.watermark.candidate import Batch, Candidate, is_whole
 from wmcheck.watermark.core.errors import ConfigError, InputError
-from wmcheck.watermark.core.multiplicity import holm
+from wmcheck.watermark.core.multiplicity import holm_corrected
 from wmcheck.watermark.core.results import CHOICE, DISTINCT, INDEPENDENCE, LOG10, PRF_ASSUMPTION, PUBLISHED, Detection
 from wmcheck.watermark.core.statistics import STATISTICS, Evidence, ExactSum, Sample, Statistic
 from wmcheck.watermark.keys import SecretKey, TenantKey
@@ -224,12 +224,7 @@ def correct(results: Sequence[Detection], *, family: int | None = None) -> list[
         results: the tests of one run: documents, corpus, keys and schemes.
         family: size of the family if larger than ``results``.
     """
-    size = max(len(results), family or 0)
-    if not results:
-        return []
-    adjusted = holm(np.array([result.log10_p for result in results]) * LOG10, family=size) / LOG10
-    label = f"Holm over {size} test{'s' if size != 1 else ''}"
-    return [result.adjusted(float(value), label, size) for result, value in zip(results, adjusted, strict=True)]
+    return holm_corrected(results, family=family)
 
 
 def scan_keys(document: Document, profile: Profile, keys: Sequence[TenantKey]) -> Evidence:

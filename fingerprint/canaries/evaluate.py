@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -31,7 +31,7 @@ from wmcheck.fingerprint.suites.canary import NAME
 from wmcheck.fingerprint.suites.canary_bank import triggers
 from wmcheck.fingerprint.transcript import Transcript, served_as_asked
 from wmcheck.watermark.core.intervals import clopper_pearson
-from wmcheck.watermark.core.multiplicity import holm
+from wmcheck.watermark.core.multiplicity import holm_corrected
 from wmcheck.watermark.core.results import LOG10, PRF_ASSUMPTION, Verdict, decide
 from wmcheck.watermark.keys import as_tenant
 
@@ -225,15 +225,7 @@ def correct(results: Sequence[CanaryResult], *, family: int | None = None) -> li
         results: the tests made here.
         family: number of tests if larger, when other keys, plans or suspects were tried elsewhere.
     """
-    size = max(len(results), family or 0)
-    if not results:
-        return []
-    adjusted = holm(np.array([result.log10_p for result in results]) * LOG10, family=size) / LOG10
-    label = f"Holm over {size} test{'s' if size != 1 else ''}"
-    return [
-        replace(result, log10_p_adjusted=float(value), correction=label, family=size)
-        for result, value in zip(results, adjusted, strict=True)
-    ]
+    return holm_corrected(results, family=family)
 
 
 def _log10_p(agreements: int, n: int) -> float:

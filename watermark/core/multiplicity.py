@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+
+
+class Test(Protocol):
+    """A result, a dataclass with these fields and ``log10_p_adjusted``, ``correction`` and ``family``."""
+
+    @property
+    def log10_p(self) -> float: ...
+
+
+AnyTest = TypeVar("AnyTest", bound=Test)
 
 
 def holm(log_p: ArrayLike, *, family: int | None = None) -> Floats:
@@ -33,6 +46,25 @@ def holm(log_p: ArrayLike, *, family: int | None = None) -> Floats:
     out = np.empty_like(values)
     out[order] = np.minimum(np.maximum.accumulate(values[order] + steps), 0.0)
     return out
+
+
+def holm_corrected(results: Sequence[AnyTest], *, family: int | None = None) -> list[AnyTest]:
+    """The results with p-values corrected for one another by :func:`holm`, and how.
+
+    Args:
+        results: the tests of one run or investigation.
+        family: number of tests if larger, when other questions were asked elsewhere.
+    """
+    if not results:
+        return []
+    size, base = max(len(results), family or 0), math.log(10.0)
+    adjusted = holm(np.array([result.log10_p for result in results]) * base, family=size) / base
+    label = f"Holm over {size} test{'s' if size != 1 else ''}"
+    held: Sequence[Any] = results
+    return [
+        replace(result, log10_p_adjusted=float(value), correction=label, family=size)
+        for result, value in zip(held, adjusted, strict=True)
+    ]
 
 
 def benjamini_hochberg(log_p: ArrayLike, *, family: int | None = None) -> Floats:

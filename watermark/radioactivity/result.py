@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-import numpy as np
-
-from wmcheck.watermark.core.multiplicity import holm
-from wmcheck.watermark.core.results import LOG10, Verdict, decide
+from wmcheck.watermark.core.multiplicity import holm_corrected
+from wmcheck.watermark.core.results import Verdict, decide
 
 SCHEMA = "wmcheck.radioactivity/1"
 
@@ -114,15 +112,7 @@ class Radioactivity:
 
 def correct(results: Sequence[Radioactivity], *, family: int | None = None) -> list[Radioactivity]:
     """Holm's correction over all tests of one suspect; valid under any dependence between them."""
-    size = max(len(results), family or 0)
-    if not results:
-        return []
-    adjusted = holm(np.array([result.log10_p for result in results]) * LOG10, family=size) / LOG10
-    label = f"Holm over {size} test{'s' if size != 1 else ''}"
-    return [
-        replace(result, log10_p_adjusted=float(value), correction=label, family=size)
-        for result, value in zip(results, adjusted, strict=True)
-    ]
+    return holm_corrected(results, family=family)
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NoReturn
@@ -103,45 +103,27 @@ class Judge:
 
     def trace(self, found: Found, *, document: str = "", where: str = "", tokens: str = "recorded") -> Trace:
         """The result of one search."""
-        best = found.ranked[0] if found.ranked else None
-        log_p = best.log_p if best else 0.0
-        named = [one for one in found.ranked if self._adjusted(one) <= math.log(self._alpha)]
-        answer = Answer.NAMED if named else Answer.CANNOT_SAY
-        second = found.ranked[1] if named and len(found.ranked) > 1 else None
-        short = not reaches(self._profile, found.n_scored, self._log_bar)
-        top = named[0] if named else None
+        weighted = bool(found.ranked) and found.ranked[0].log_weight is not None
         return Trace(
-            document=document, where=where, tokens=tokens, profile=self._profile.name, scheme=self._profile.scheme_name,
-            verdict=answer, alpha=self._alpha, account=top.account if top else None, epoch=top.epoch if top else None,
-            key_id=top.key_id if top else None, key_commitment=top.key_commitment if top else None,
-            named=tuple(self._object(one) for one in named), named_all=not (found.more and len(named) == len(found.ranked)),
-            log10_p=log_p / LOG10, log10_p_adjusted=self._adjusted(best) / LOG10,
-            correction=describe(self._keys, self._tests, weighted=best is not None and best.log_weight is not None),
-            family=self._keys * self._tests,
-            runner_up=self._object(second) if second else None,
-            margin=(second.log_p - log_p) / LOG10 if second else None, n_scored=found.n_scored, n_repeated=found.n_repeated,
-            n_excluded=found.n_excluded, reason=None if named else (SHORT if short else NO_ONE), tokens_needed=self._needed,
-            null=self._profile.scheme.null().describe(found.n_scored), assumptions=assumptions(self._profile),
+            document=document, where=where, tokens=tokens, tokens_needed=self._needed,
+            correction=describe(self._keys, self._tests, weighted=weighted), family=self._keys * self._tests,
+            null=self._profile.scheme.null().describe(found.n_scored),
+            **_answer(found, self._profile, self._alpha, self._log_bar, self._adjusted, self._object),
         )
 
-    def _adjusted(self, one: Ranked | None) -> float:
-        if one is None:
-            return 0.0
+    def _adjusted(self, one: Ranked) -> float:
         if one.log_weight is None:
             return adjusted(one.log_p, self._keys, self._tests)
         return min(0.0, one.log_p - one.log_weight + math.log(self._tests))
 
     def _object(self, one: Ranked) -> dict[str, Any]:
-        return {
-            "account": one.account, "epoch": one.epoch, "key_id": one.key_id, "key_committed": one.committed,
-            "log10_p": one.log_p / LOG10, "log10_p_adjusted": self._adjusted(one) / LOG10, "total": one.total,
-            "n_scored": one.n, "log10_weight": None if one.log_weight is None else one.log_weight / LOG10,
-        }
+        weight = None if one.log_weight is None else one.log_weight / LOG10
+        return {**_described(one, self._adjusted(one)), "total": one.total, "n_scored": one.n, "log10_weight": weight}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MixtureTrace:
-    """The result for fragments of a corpus; fields as in :class:`Trace` where they have the same name.
+class MixtureTrace(Trace):
+    """The result for fragments of a corpus, the ``fragments`` of schema ``wmcheck.trace/1``.
 
     Attributes:
         log10_e: log10 of the best account's e-value; ``log10_p`` is that of ``min(1, 1 / e)``.
@@ -149,44 +131,10 @@ class MixtureTrace:
         fragments: how many there are.
     """
 
-    document: str
-    where: str
-    tokens: str
-    profile: str
-    scheme: str
-    verdict: Answer
-    alpha: float
-    account: str | None
-    epoch: str | None
-    key_id: str | None
-    key_commitment: str | None
+    log10_e: float
     share: float | None
     shares: tuple[float, ...]
-    named: tuple[dict[str, Any], ...]
-    named_all: bool
-    log10_e: float
-    log10_p: float
-    log10_p_adjusted: float
-    correction: str
-    family: int
-    runner_up: dict[str, Any] | None
-    margin: float | None
     fragments: int
-    n_scored: int
-    n_repeated: int
-    n_excluded: int
-    reason: str | None
-    tokens_needed: int | None
-    null: str
-    assumptions: tuple[str, ...]
-
-    def __bool__(self) -> NoReturn:
-        raise TypeError("a result has no truth value; read .verdict")
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON object, the ``fragments`` of schema ``wmcheck.trace/1``."""
-        found = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
 def judge_mixture(found: Mixture, profile: Profile, *, alpha: float, where: str = "", tokens: str = "recorded") -> MixtureTrace:
@@ -200,37 +148,52 @@ def judge_mixture(found: Mixture, profile: Profile, *, alpha: float, where: str 
         tokens: where the ids are from.
     """
 
-    def corrected(log_p: float) -> float:
-        return adjusted(log_p, found.keys, 1)
+    def corrected(one: Weighed) -> float:
+        return adjusted(one.log_p, found.keys, 1)
 
     def described(one: Weighed) -> dict[str, Any]:
-        return {
-            "account": one.account, "epoch": one.epoch, "key_id": one.key_id, "key_committed": one.committed,
-            "log10_e": one.log_e / LOG10, "log10_p": one.log_p / LOG10, "log10_p_adjusted": corrected(one.log_p) / LOG10,
-            "share": one.share,
-        }
+        return {**_described(one, corrected(one)), "log10_e": one.log_e / LOG10, "share": one.share}
 
-    named = [one for one in found.ranked if corrected(one.log_p) <= math.log(alpha)]
-    best = found.ranked[0] if found.ranked else None
-    top, second = (named[0], found.ranked[1] if len(found.ranked) > 1 else None) if named else (None, None)
-    log_p, log_bar = best.log_p if best else 0.0, math.log(alpha) - math.log(found.keys)
+    best, log_bar = found.ranked[0] if found.ranked else None, math.log(alpha) - math.log(found.keys)
+    answer = _answer(found, profile, alpha, log_bar, corrected, described)
     return MixtureTrace(
-        document=FRAGMENTS, where=where, tokens=tokens, profile=profile.name, scheme=profile.scheme_name,
-        verdict=Answer.NAMED if named else Answer.CANNOT_SAY, alpha=alpha, account=top.account if top else None,
-        epoch=top.epoch if top else None, key_id=top.key_id if top else None,
-        key_commitment=top.key_commitment if top else None, share=top.share if top else None, shares=SHARES,
-        named=tuple(described(one) for one in named), named_all=not (found.more and len(named) == len(found.ranked)),
-        log10_e=best.log_e / LOG10 if best else 0.0, log10_p=log_p / LOG10, log10_p_adjusted=corrected(log_p) / LOG10,
-        correction=describe(found.keys, 1), family=found.keys, runner_up=described(second) if second else None,
-        margin=(second.log_p - log_p) / LOG10 if second else None, fragments=found.fragments, n_scored=found.n_scored,
-        n_repeated=found.n_repeated, n_excluded=found.n_excluded,
-        reason=None if named else (NO_ONE if reaches(profile, found.n_scored, log_bar) else SHORT),
-        tokens_needed=needed(profile, log_bar),
+        document=FRAGMENTS, where=where, tokens=tokens, tokens_needed=needed(profile, log_bar),
+        correction=describe(found.keys, 1), family=found.keys,
         null=f"e-value: mean at most 1 under an innocent account's key ({profile.scheme.null().name} items)",
-        assumptions=assumptions(profile),
+        log10_e=best.log_e / LOG10 if best else 0.0, share=best.share if best and answer["named"] else None, shares=SHARES,
+        fragments=found.fragments, **answer,
     )
 
 
-def counts(traces: Sequence[Trace | MixtureTrace]) -> dict[str, int]:
+def _described(one: Ranked | Weighed, log_adjusted: float) -> dict[str, Any]:
+    return {
+        "account": one.account, "epoch": one.epoch, "key_id": one.key_id, "key_committed": one.committed,
+        "log10_p": one.log_p / LOG10, "log10_p_adjusted": log_adjusted / LOG10,
+    }
+
+
+def _answer(
+    found: Found | Mixture, profile: Profile, alpha: float, log_bar: float, log_adjusted: Callable[[Any], float],
+    described: Callable[[Any], dict[str, Any]],
+) -> dict[str, Any]:
+    """The fields of a result that say whom it names, and those that both kinds count alike."""
+    ranked = found.ranked
+    best, named = ranked[0] if ranked else None, [one for one in ranked if log_adjusted(one) <= math.log(alpha)]
+    top, second = (named[0], ranked[1] if len(ranked) > 1 else None) if named else (None, None)
+    short = not reaches(profile, found.n_scored, log_bar)
+    return {
+        "profile": profile.name, "scheme": profile.scheme_name, "alpha": alpha,
+        "verdict": Answer.NAMED if named else Answer.CANNOT_SAY, "reason": None if named else (SHORT if short else NO_ONE),
+        "account": top.account if top else None, "epoch": top.epoch if top else None, "key_id": top.key_id if top else None,
+        "key_commitment": top.key_commitment if top else None, "named": tuple(described(one) for one in named),
+        "named_all": not (found.more and len(named) == len(ranked)),
+        "log10_p": best.log_p / LOG10 if best else 0.0, "log10_p_adjusted": log_adjusted(best) / LOG10 if best else 0.0,
+        "runner_up": described(second) if second else None,
+        "margin": (second.log_p - best.log_p) / LOG10 if second and best else None, "n_scored": found.n_scored,
+        "n_repeated": found.n_repeated, "n_excluded": found.n_excluded, "assumptions": assumptions(profile),
+    }
+
+
+def counts(traces: Sequence[Trace]) -> dict[str, int]:
     """How many results have each answer."""
     return {str(answer): sum(one.verdict is answer for one in traces) for answer in Answer}
