@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,21 @@ def python_documentation():
     return "\n\n".join(topics.values())
 
 
-def shared_text(name):
+@cache
+def shared_ids(name):
     folder = Path(os.environ["WMCHECK_SHARED"]) / "data" / "text"
     with gzip.open(folder / f"{name}.jsonl.gz", "rt", encoding="utf-8") as handle:
         texts = [json.loads(line)["text"] for _, line in zip(range(40), handle, strict=False)]
-    return "\n".join(text[20_000:80_000] or text for text in texts)[:600_000]
+    return ids_of("\n".join(text[20_000:80_000] or text for text in texts)[:600_000])
+
+
+@cache
+def ids_of_source(source):
+    return ids_of(source())
+
+
+def ids_of(text):
+    return load_tokenizer(DEFAULT_MODEL).encode([text])[0]
 
 
 def phrases():
@@ -41,8 +52,7 @@ def phrases():
     return ". ".join(pool[i] for i in rng.integers(0, 12, 6000))
 
 
-def check_super_uniform(text, length, count, parameters, name):
-    ids = load_tokenizer(DEFAULT_MODEL).encode([text])[0]
+def check_super_uniform(ids, length, count, parameters, name):
     assert len(ids) > length
     rng = np.random.default_rng(1)
     starts = rng.integers(0, len(ids) - length, count)
@@ -61,7 +71,7 @@ def check_super_uniform(text, length, count, parameters, name):
 @pytest.mark.parametrize(("name", "parameters"), CASES, ids=str)
 @pytest.mark.parametrize(("source", "length"), [(python_documentation, 60), (python_documentation, 300), (phrases, 400)])
 def test_documentation_and_templates(name, parameters, source, length):
-    check_super_uniform(source(), length, 400, parameters, name)
+    check_super_uniform(ids_of_source(source), length, 400, parameters, name)
 
 
 @pytest.mark.shared
@@ -69,12 +79,12 @@ def test_documentation_and_templates(name, parameters, source, length):
 @pytest.mark.parametrize("text", SHARED)
 def test_prose_technical_french_and_code(name, parameters, text):
     for length, count in ((50, 500), (200, 1000), (1000, 250)):
-        check_super_uniform(shared_text(text), length, count, parameters, name)
+        check_super_uniform(shared_ids(text), length, count, parameters, name)
 
 
 def test_repeats_would_break_it_without_freshness():
     """The reason for the freshness rules: raw windows of templated text fail by a wide margin."""
-    ids = load_tokenizer(DEFAULT_MODEL).encode([phrases()])[0]
+    ids = ids_of_source(phrases)
     profile = Profile.create("gumbel", {"width": 4})
     scheme, hits = profile.scheme, 0
     for place in range(200):

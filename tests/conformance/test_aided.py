@@ -78,7 +78,7 @@ def test_any_model_is_valid(name, parameters):
 @pytest.mark.slow
 @cases
 def test_any_model_is_valid_in_many_texts(name, parameters):
-    check(name, parameters, 1500)
+    check(name, parameters, 500)
 
 
 @cases
