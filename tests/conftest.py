@@ -2,6 +2,9 @@
 
 import os
 
+# Workers share the processors, and models of this size are several times slower on two threads beside other work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from hypothesis import settings
 
 settings.register_profile("here", deadline=None)
