@@ -109,7 +109,7 @@ class Judge:
         """What each test reads; controls, which are tested under many keys, read once for each width."""
         place = (pupil.name, profile.scheme.width)
         if place not in self._read:
-            written = documents(self._written(pupil), TOKENS)
+            written = self.written(pupil)
             reads = {"weighted": self.neutral, "weighted 1k": upto(self.neutral, TENTH), "weighted own": written}
             held = {name: self._collected(pupil, model, profile, texts) for name, texts in reads.items()}
             held["reading"] = held["weighted"]
@@ -156,12 +156,12 @@ class Judge:
             model, decoded, profile, self.pools.tokenizer, suspect_tokenizer=self.pools.own_tokenizer, batch_size=32
         )
 
-    def _written(self, pupil: Pupil) -> list[np.ndarray]:
+    def written(self, pupil: Pupil) -> list[Document]:
         """What the student wrote, in the profile's ids."""
         rows = np.load(self.school.folder / "pupils" / f"{pupil.name}.written.npy")
-        if not pupil.other:
-            return list(rows.astype(np.int64))
-        return list(self.pools.tokenizer.encode([self.pools.own_tokenizer.decode(row) for row in rows.tolist()]))
+        if pupil.other:
+            rows = self.pools.tokenizer.encode([self.pools.own_tokenizer.decode(row) for row in rows.tolist()])
+        return documents(rows, TOKENS)
 
     def _marked(self, mark: Mark, profile: Profile) -> dict[str, float]:
         if mark.name not in self._excess:
