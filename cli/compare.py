@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -56,6 +55,7 @@ def compare(paths: tuple[str, ...], **options: Any) -> None:
     The report gives the likelihood ratio of "the suspect's training data included outputs of the teacher" against every
     alternative that the cohort has examples of, the smallest first, and what is not excluded.
     """
+    from wmcheck.cli.runs import run_record
     from wmcheck.fingerprint.provenance import Settings
     from wmcheck.fingerprint.reports.render import render
 
@@ -69,17 +69,9 @@ def compare(paths: tuple[str, ...], **options: Any) -> None:
         case = _read(paths, options)
         found = [_compare(case, place, settings, quiet=options["quiet"]) for place in range(len(case.teachers))]
         layout = _layout(options)
-        text = render(found, layout, family=options["family"])
-        out.write(_with_run(text, inputs) if layout == "json" else text)
-
-
-def _with_run(text: str, inputs: list[str]) -> str:
-    """A JSON report that says how it was made."""
-    from wmcheck.cli.runs import run_record
-
-    # Tags stand among the inputs, as texts or as files.
-    data = {**json.loads(text), "run": run_record([name for name in inputs if os.path.exists(name)])}
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        # Tags stand among the inputs, as texts or as files.
+        run = run_record([name for name in inputs if os.path.exists(name)]) if layout == "json" else None
+        out.write(render(found, layout, family=options["family"], run=run))
 
 
 def _check(paths: tuple[str, ...], options: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wmcheck.watermark.core.errors import ConfigError, InputError, RecordError, WmcheckError
-from wmcheck.watermark.core.multiplicity import holm
+from wmcheck.watermark.core.multiplicity import holm, holm_label
 from wmcheck.watermark.core.records import Record
 from wmcheck.watermark.core.results import LOG10, Detection, Verdict
 from wmcheck.watermark.detect import Detector, Tested
@@ -178,7 +178,7 @@ class SweepScreen(Screen):
         size = max(len(tests), family or 0)
         adjusted = holm(tests, family=size)
         table = adjusted[: log_p.size].reshape(log_p.shape)
-        label = f"Holm over {size} test{'s' if size != 1 else ''}"
+        label = holm_label(size)
         bar = math.log(alpha)
         short = (self._expected(n) > bar - math.log(size)) | (n == 0)
         judge = _Judge(log_p, table, totals, n, table <= bar, short & (table > bar))

@@ -31,13 +31,14 @@ _SECTIONS = (
 )
 
 
-def render(comparisons: Given | Sequence[Given], layout: str, *, family: int | None = None) -> str:
+def render(comparisons: Given | Sequence[Given], layout: str, *, family: int | None = None, run: Data | None = None) -> str:
     """A report of one comparison, or of one suspect with several teachers.
 
     Args:
         comparisons: results of ``provenance.compare``, or what their ``to_dict`` gave.
         layout: one of ``LAYOUTS``.
         family: comparisons of the whole investigation, if other suspects or teachers were tried too; default those given.
+        run: how the report was made, for ``json``.
 
     Returns:
         The text, ended by a newline. Names, notes and labels in it are inert in its medium.
@@ -54,6 +55,7 @@ def render(comparisons: Given | Sequence[Given], layout: str, *, family: int | N
     multiplicity = _correct(cases, len(cases) if family is None else family)
     if layout == "json":
         data = cases[0] if len(cases) == 1 else {"schema": SCHEMA, "multiplicity": multiplicity, "comparisons": cases}
+        data = data if run is None else {**data, "run": run}
         return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if layout == "table":
         return terminal(cases, multiplicity)

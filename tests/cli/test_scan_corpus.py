@@ -114,6 +114,19 @@ def test_killed_at_any_point_the_same_command_goes_on(wm, corpus):
     assert wm(*command).code == 0
 
 
+def test_a_sketch_without_its_mark_is_not_made_again(wm, corpus):
+    """As after a kill between the sketch and DataTrove's note of it, while another task is still to be run."""
+    command = ("scan-corpus", *WITH, *corpus, "--out", "sk", *TASKS, "-q")
+    assert wm(*command).code == 0
+    first, second, *_ = sorted(os.listdir("sk/sketches"))
+    made = os.stat(f"sk/sketches/{first}").st_mtime_ns
+    os.remove("sk/logs/completions/00000")
+    os.remove(f"sk/sketches/{second}")
+    assert wm(*command).code == 0
+    assert os.path.exists(f"sk/sketches/{second}")
+    assert os.stat(f"sk/sketches/{first}").st_mtime_ns == made
+
+
 def test_other_sources_keys_or_options_need_another_folder(wm, corpus, fail):
     assert scan(wm, *corpus, "--out", "sk", *TASKS).code == 0
     other = "the folder holds a scan with other profiles, keys or options"

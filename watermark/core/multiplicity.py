@@ -10,6 +10,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wmcheck.watermark.core.results import LOG10
+
 Floats = NDArray[np.float64]
 
 
@@ -48,6 +50,11 @@ def holm(log_p: ArrayLike, *, family: int | None = None) -> Floats:
     return out
 
 
+def holm_label(family: int) -> str:
+    """The correction by :func:`holm` over so many tests, as reports name it."""
+    return f"Holm over {family} test{'s' if family != 1 else ''}"
+
+
 def holm_corrected(results: Sequence[AnyTest], *, family: int | None = None) -> list[AnyTest]:
     """The results with p-values corrected for one another by :func:`holm`, and how.
 
@@ -57,9 +64,9 @@ def holm_corrected(results: Sequence[AnyTest], *, family: int | None = None) -> 
     """
     if not results:
         return []
-    size, base = max(len(results), family or 0), math.log(10.0)
-    adjusted = holm(np.array([result.log10_p for result in results]) * base, family=size) / base
-    label = f"Holm over {size} test{'s' if size != 1 else ''}"
+    size = max(len(results), family or 0)
+    adjusted = holm(np.array([result.log10_p for result in results]) * LOG10, family=size) / LOG10
+    label = holm_label(size)
     held: Sequence[Any] = results
     return [
         replace(result, log10_p_adjusted=float(value), correction=label, family=size)

@@ -75,7 +75,7 @@ class SketchBlock(PipelineStep):  # type: ignore[misc]  # DataTrove has no types
         if settings is None or data is None:
             scan = _planned(folder)
             settings, tasks = settings or scan.settings, scan.tasks
-        if data is None and sketch_path(folder, rank).is_file():
+        if data is None and self.settings is None and sketch_path(folder, rank).is_file():
             # Killed after the sketch was whole and before DataTrove took note.
             return
         mapper = Mapper(self.load(), settings, tokenizer=self.tokenizer, strict=self.strict)
